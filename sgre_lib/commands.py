@@ -1,0 +1,220 @@
+"""The command line: one verb for each library function, with the same parameter names.
+
+Exit status: 0 done; 2 for a mistake of the user's (one line on stderr); 1 for anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from .datasets.prepared import DATASET_NAMES
+from .errors import UserError
+from .settings import TrainSettings, make_settings, option_kind
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations and reports a mistake in one line."""
+
+    def __init__(self, *arguments, **options):
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", _Help)
+        super().__init__(*arguments, **options)
+
+    def error(self, message: str):
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says the default of each option that has one."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.default == "" or not action.option_strings:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog="sgre", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+    verb = verbs.add_parser("prepare", help="turn a raw dataset into its prepared folder")
+    verb.add_argument(
+        "--data", required=True, choices=DATASET_NAMES, help="which dataset; mini is drawn by the library"
+    )
+    _add_data_root(verb)
+    verb.add_argument("--out", metavar="DIR", help="prepared folder to write; default data/<data>")
+    verb.add_argument(
+        "--skip-missing", action="store_true", help="leave out images the disk does not have, and record them"
+    )
+
+    verb = verbs.add_parser("embed", help="compute the label embeddings of a prepared dataset")
+    verb.add_argument("--data", required=True, help="dataset name or prepared folder")
+    verb.add_argument("--embed-type", default="bert", choices=("bert", "glove", "random"), help="what makes them")
+    verb.add_argument("--text-model", metavar="NAME", help="bert: local folder or hub name of the text encoder")
+    verb.add_argument("--glove-file", metavar="FILE", help="glove: text file of the vectors")
+    verb.add_argument("--out", metavar="FILE", help=".npy to write; default <prepared folder>/<embed type>.npy")
+
+    verb = verbs.add_parser("train", help="train a model; writes an experiment folder")
+    _add_settings(verb)
+
+    verb = verbs.add_parser("evaluate", help="score the test images; writes result.json and its companions")
+    _add_experiment(verb)
+    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
+    verb.add_argument("--topk", type=int, default=3, help="k of the top-k metrics and of prediction.txt")
+    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
+    verb.add_argument(
+        "--never-predicted", default="one", choices=("one", "zero"),
+        help="precision of a label that is never predicted, in CP (the release counts 1)",
+    )  # fmt: skip
+
+    verb = verbs.add_parser("visualize", help="draw alignment maps of test images")
+    _add_experiment(verb)
+    verb.add_argument(
+        "--images", nargs="+", metavar="NAME", help="images by listed path, file name or stem; default: by rule"
+    )
+    verb.add_argument("--limit", type=int, default=10, help="how many images, where they are picked by rule")
+    verb.add_argument("--labels", default="present", help="present, predicted, or NAME,NAME,...")
+    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
+
+    verb = verbs.add_parser("reproduce", help="run a table's rows through the notebooks; writes table and report")
+    verb.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: mini"
+    )
+    verb.add_argument(
+        "--scale", choices=("paper", "mini"), default="paper", help="real dataset, or the same rows on mini"
+    )
+    verb.add_argument("--list", action="store_true", help="show every table with the state of its rows, and stop")
+    verb.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only")
+    verb.add_argument("--force", action="store_true", help="run rows again that are done")
+    verb.add_argument("--jobs", type=int, default=1, help="rows side by side")
+    return parser
+
+
+def _add_data_root(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--data-root", metavar="DIR", help="folder of raw datasets; default SGRE_DATA_ROOT, else data/raw"
+    )
+
+
+def _add_experiment(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--exp-dir", required=True, metavar="DIR", help="experiment folder, ours or the authors'")
+    verb.add_argument("--data", help="dataset name or prepared folder; default the experiment's")
+    _add_data_root(verb)
+    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_settings(verb: argparse.ArgumentParser) -> None:
+    """One option for each field of `TrainSettings`."""
+    for item in fields(TrainSettings):
+        rules, kind = item.metadata, option_kind(item)
+        flags = [*filter(None, [rules.get("short")]), "--" + item.name.replace("_", "-")]
+        if kind is bool:
+            action = argparse.BooleanOptionalAction if item.default else "store_true"
+            verb.add_argument(*flags, action=action, default=item.default, help=rules["help"])
+        else:
+            more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
+            default = item.default if item.name != "data" else None
+            verb.add_argument(
+                *flags, type=kind, default=default, required=item.name == "data", help=rules["help"], **more
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = make_parser()
+    try:
+        options = vars(parser.parse_args(arguments))
+        if options.pop("version"):
+            from . import __version__
+
+            print(__version__)
+            return 0
+        verb = options.pop("verb")
+        if verb is None:
+            parser.print_help()
+            return 0
+        return _VERBS[verb](options) or 0
+    except UserError as error:
+        print(f"sgre: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sgre: interrupted", file=sys.stderr)
+        return 1
+
+
+def _prepare(options: dict) -> None:
+    from .datasets import prepare
+
+    prepared = prepare(**options)
+    summary = prepared.summary()
+    for split in ("train", "test"):
+        counts = summary[split]
+        print(
+            f"{split:5}  {counts['images']} images, {counts['labels_an_image']} labels an image, "
+            f"{counts['images_without_label']} without a label"
+        )
+        if counts["labels_never_present"]:
+            print(f"       labels never present: {', '.join(counts['labels_never_present'])}")
+    print(f"{summary['labels']} labels; fingerprint {summary['fingerprint'][:16]}; prepared in {prepared.folder}")
+
+
+def _embed(options: dict) -> None:
+    from .semantics import embed
+
+    print(f"wrote {embed(**options)}")
+
+
+def _train(options: dict) -> int:
+    from .training import NonFiniteLoss, Stopped, train
+
+    try:
+        result = train(make_settings(**options))
+    except (Stopped, NonFiniteLoss) as error:
+        print(f"sgre: {error}", file=sys.stderr)
+        return 1
+    print(f"{result.exp_dir}")
+    return 0
+
+
+def _evaluate(options: dict) -> None:
+    from .evaluation import describe_metrics, evaluate
+
+    metrics = evaluate(**options)
+    print("\n".join(describe_metrics(metrics, metrics["labels"], options["topk"])))
+
+
+def _visualize(options: dict) -> None:
+    from .heatmaps import visualize
+
+    for folder in visualize(**options):
+        print(folder)
+
+
+def _reproduce(options: dict) -> int:
+    from .reproduction import list_tables, reproduce
+
+    tables = options.pop("tables")
+    if options.pop("list"):
+        print(list_tables(tables or None, scale=options["scale"]))
+        return 0
+    results = reproduce(tables or ["mini"], **options)
+    return 1 if any(result.failed for result in results) else 0
+
+
+_VERBS = {
+    "prepare": _prepare,
+    "embed": _embed,
+    "train": _train,
+    "evaluate": _evaluate,
+    "visualize": _visualize,
+    "reproduce": _reproduce,
+}

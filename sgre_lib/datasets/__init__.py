@@ -1,0 +1,128 @@
+"""Raw datasets in, prepared folders out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import open_atomic, working_root, write_text
+from .inspection import count_deviation
+from .prepared import DATASET_NAMES, PreparedDataset, RawSplit, default_data_root, write_prepared
+
+__all__ = ["DATASET_NAMES", "PreparedDataset", "default_data_root", "prepare"]
+
+
+def prepare(
+    data: str,
+    *,
+    data_root: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    skip_missing: bool = False,
+    progress: bool = True,
+) -> PreparedDataset:
+    """Turn a raw dataset into its prepared folder and return it.
+
+    data: one of `DATASET_NAMES`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else
+    `data/raw`); `mini` is drawn there first where it is not there yet. out: the prepared folder (default
+    `data/<data>`). skip_missing: leave out images that the lists name and the disk does not have, and record their
+    names in `prepared.json`; otherwise they are an error.
+    """
+    if data not in DATASET_NAMES:
+        raise UserError(f"unknown dataset {data!r}: sgre prepare knows {', '.join(DATASET_NAMES)}")
+    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    folder = Path(out).expanduser() if out is not None else working_root() / "data" / data
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file, not a folder")
+    labels, train, test = _READERS[data](root, progress)
+    _check_missing({"train": train, "test": test}, skip_missing)
+    prepared = write_prepared(folder, labels, train, test, source=data, data_root=root)
+    deviation = count_deviation(data, len(labels), len(train.names), len(test.names))
+    if deviation:
+        print(deviation, file=sys.stderr)
+    if data == "vg500":
+        write_text(folder / "label_agreement.csv", labels.agreement_csv())
+    if data == "mini":
+        _write_mini_companions(folder)
+    return prepared
+
+
+def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
+    """Report the images that the lists have and the disk has not: an error, or with skip_missing a line on stderr."""
+    missing = {name: split.missing for name, split in splits.items() if split.missing}
+    if not missing:
+        return
+    counts = " and ".join(f"{len(names)} {split}" for split, names in missing.items())
+    some = [name for names in missing.values() for name in names][:3]
+    if not skip_missing:
+        raise UserError(
+            f"{counts} images are missing ({', '.join(some)}, ...): complete the download, or pass --skip-missing, "
+            "which lists them all in prepared.json"
+        )
+    for name, split in splits.items():
+        if not split.names:
+            raise UserError(f"every {name} image is missing ({some[0]}, ...)")
+    print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
+
+
+def _read_mini(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .mini import LABELS, make_mini
+    from .voc import read_voc
+
+    raw = root / "mini"
+    if not (raw / "ImageSets" / "Main" / "test.txt").exists():  # the lists are written last: with them it is whole
+        make_mini(raw, progress=progress)
+    return read_voc(raw, "trainval", "test", labels=list(LABELS), progress=progress)
+
+
+def _read_voc2007(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .voc import VOC_LABELS, read_voc
+
+    return read_voc(root / "VOC2007", "trainval", "test", labels=VOC_LABELS, progress=progress)
+
+
+def _read_voc2012(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    # The released script trains on trainval and tests on val, so on photos it was trained on. Here train trains.
+    from .voc import VOC_LABELS, read_voc
+
+    return read_voc(root / "VOC2012", "train", "val", labels=VOC_LABELS, progress=progress)
+
+
+def _read_mscoco(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .coco import read_coco
+
+    return read_coco(root, progress=progress)
+
+
+def _read_nuswide(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .nuswide import read_nuswide
+
+    return read_nuswide(root, progress=progress)
+
+
+def _read_vg500(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .vg500 import read_vg500
+
+    return read_vg500(root, progress=progress)
+
+
+_READERS = {
+    "mini": _read_mini,
+    "voc2007": _read_voc2007,
+    "voc2012": _read_voc2012,
+    "mscoco": _read_mscoco,
+    "nuswide": _read_nuswide,
+    "vg500": _read_vg500,
+}
+
+
+def _write_mini_companions(folder: Path) -> None:
+    """Put beside mini's lists what comes with the library, so that the dataset is usable without a download.
+
+    minilm.npy: label embeddings (16, 384), computed once by `sgre embed` with all-MiniLM-L6-v2 (Apache-2.0).
+    test_resnet.pth: backbone weights, made by `sgre_lib.datasets.mini_backbone`.
+    """
+    for stored, name in (("mini_minilm.npy", "minilm.npy"), ("mini_test_resnet.pth", "test_resnet.pth")):
+        with open_atomic(folder / name, "wb") as file:
+            file.write(Path(__file__).with_name(stored).read_bytes())

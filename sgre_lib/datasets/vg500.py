@@ -1,0 +1,241 @@
+"""VG500: Visual Genome (Krishna et al., 2017) with the 500 labels and the partition of SSGRL (Chen et al., 2019).
+
+The partition numbers its labels and does not name them. The names are recovered from Visual Genome's own objects: the
+name of a label is the object name that is on the same images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+import sys
+from array import array
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..errors import UserError
+from .coco import stream_json
+from .nuswide import read_image_list
+from .prepared import RawSplit
+
+LABEL_COUNT = 500
+PHOTO_FOLDERS = ("VG_100K", "VG_100K_2")
+AGREEMENT_FLOOR = 0.5
+"""The smallest agreement that a recovered name may have: below it, more of the images contradict the name than bear it
+out."""
+CANDIDATES = 10
+"""Names kept for each label: enough for another label to take the best ones."""
+
+
+class LabelAgreement(NamedTuple):
+    """How well a recovered name agrees with its label index.
+
+    agreement: the Jaccard index of the two sets of images, 0..1: images_both / (images_index + images_name -
+    images_both), where images_index counts those with the label index and images_name those with an object of that
+    name, among the images that the partition labels. runner_up: the next best name and its agreement ("" and 0.0 where
+    there is none).
+    """
+
+    index: int
+    name: str
+    agreement: float
+    images_index: int
+    images_name: int
+    images_both: int
+    runner_up: str
+    runner_up_agreement: float
+
+
+class RecoveredLabels(list[str]):
+    """The label names in the order of their indices; `agreements` has a LabelAgreement for each."""
+
+    def __init__(self, agreements: list[LabelAgreement]):
+        super().__init__(agreement.name for agreement in agreements)
+        self.agreements = agreements
+
+    def agreement_csv(self) -> str:
+        """The agreements as CSV text, a line a label."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(LabelAgreement._fields)
+        for row in self.agreements:
+            writer.writerow(round(value, 4) if isinstance(value, float) else value for value in row)
+        return text.getvalue()
+
+
+def read_vg500(
+    root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress: bool = True
+) -> tuple[RecoveredLabels, RawSplit, RawSplit]:
+    """Labels, training and test split of `root`/VisualGenome; image names start with `VisualGenome/VG_100K`.
+
+    The labels' names are recovered from `objects.json` (see `recover_names`) and carry their agreement. A listed image
+    keeps its place even without a label. An image that lies in both photo folders is taken from VG_100K.
+    Raises UserError for a missing or broken file, for a listed image that the label indices do not have, and where a
+    name cannot be recovered with at least `agreement_floor`.
+    """
+    raw = root / "VisualGenome"
+    partition = raw / "ssgrl_partition"
+    objects = raw / "objects.json"
+    if not objects.is_file():
+        raise UserError(f"the objects of Visual Genome, which name VG500's labels, are missing: {objects}")
+    if not any((raw / folder).is_dir() for folder in PHOTO_FOLDERS):
+        raise UserError(
+            f"the photos of Visual Genome are missing: {raw} has neither folder {' nor '.join(PHOTO_FOLDERS)}"
+        )
+    index_path = partition / "vg_category_500_labels_index.json"
+    indices = read_label_indices(index_path)
+    lists = {split: partition / f"{split}_list_500.txt" for split in ("train", "test")}
+    names = {split: read_image_list(path) for split, path in lists.items()}
+    train_names = set(names["train"])
+    for split, path in lists.items():
+        for number, name in enumerate(names[split], 1):
+            if name not in indices:
+                raise UserError(f"{path} line {number}: {name} is not in {index_path}")
+            if split == "test" and name in train_names:
+                raise UserError(f"{path} line {number}: {name} is also in {lists['train'].name}")
+    labels = RecoveredLabels(recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress))
+    worst = min(labels.agreements, key=lambda label: label.agreement)
+    print(
+        f"recovered {len(labels)} label names from {objects.name}: agreement (Jaccard index of the image sets) median "
+        f"{statistics.median(label.agreement for label in labels.agreements):.3f}, lowest {worst.agreement:.3f} "
+        f"({worst.name}, index {worst.index})",
+        file=sys.stderr,
+    )
+    splits = {}
+    for split in lists:
+        result = RawSplit([], [], missing=[])
+        for name in tqdm(names[split], desc=f"VG500 {split} photos", unit="image", disable=not progress):
+            images = [f"VisualGenome/{folder}/{name}" for folder in PHOTO_FOLDERS]
+            image = next((image for image in images if os.path.exists(root / image)), None)
+            if image is None:
+                result.missing.append(f"VisualGenome/{name}")
+                continue
+            result.names.append(image)
+            result.labels.append([labels[index] for index in indices[name]])
+        splits[split] = result
+    return labels, splits["train"], splits["test"]
+
+
+def read_label_indices(path: Path) -> dict[str, list[int]]:
+    """Image file name -> its label indices, sorted, each in 0..499; UserError, naming the image, for anything else."""
+    try:
+        indices = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the label indices of VG500 are missing: {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(indices, dict) or not indices:
+        raise UserError(f"{path} does not map image names to label indices")
+    for name, present in indices.items():
+        if not isinstance(present, list):
+            raise UserError(f"{path}: the label indices of {name} are not a list")
+        for index in present:
+            if type(index) is not int or not 0 <= index < LABEL_COUNT:
+                raise UserError(f"{path}: {name} has the label index {index!r}, which is not in 0..{LABEL_COUNT - 1}")
+        indices[name] = sorted(set(present))
+    return indices
+
+
+def recover_names(
+    objects: Path, indices: dict[str, list[int]], *, agreement_floor: float = AGREEMENT_FLOOR, progress: bool = True
+) -> list[LabelAgreement]:
+    """The object name of each label index, 0 to the highest that occurs, with its agreement.
+
+    objects: Visual Genome's `objects.json`, streamed once. indices: image file name -> label indices; an image's file
+    name is `<image_id>.jpg`. Names are compared in lower case with single spaces. The pairs (label, name) are taken in
+    order of falling agreement, each label and each name once, so that of two labels with the same best name the one
+    that agrees better gets it; equal agreements go to the lower index and the alphabetically first name.
+    Raises UserError for an index without an image, and, naming the worst labels, for an agreement below
+    `agreement_floor`.
+    """
+    rows = {name: row for row, name in enumerate(indices)}
+    names, image_rows, name_ids = _collect_names(objects, rows, progress)
+    images_name = np.bincount(name_ids, minlength=len(names))
+    label_count = 1 + max(max(present, default=-1) for present in indices.values())
+    members: list[list[int]] = [[] for _ in range(label_count)]  # label index -> rows of the images that have it
+    for row, present in enumerate(indices.values()):
+        for index in present:
+            members[index].append(row)
+    if not members:
+        raise UserError("VG500's label indices give no image a label")
+    candidates = []  # (-agreement, index, name, images with both, images with the name)
+    for index, member_rows in enumerate(tqdm(members, desc="VG500 names", unit="label", disable=not progress)):
+        if not member_rows:
+            raise UserError(f"VG500's label index {index} is on no image, so its name cannot be recovered")
+        member = np.zeros(len(rows), bool)
+        member[member_rows] = True
+        both = np.bincount(name_ids[member[image_rows]], minlength=len(names))
+        agreement = both / (len(member_rows) + images_name - both)
+        best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
+        candidates += [
+            (-float(agreement[i]), index, names[i], int(both[i]), int(images_name[i])) for i in best if both[i]
+        ]
+    candidates.sort()
+    chosen: dict[int, tuple] = {}
+    taken: set[str] = set()
+    for candidate in candidates:
+        _, index, name, *_ = candidate
+        if index not in chosen and name not in taken:
+            chosen[index] = candidate
+            taken.add(name)
+    runners_up: dict[int, tuple] = {}
+    for candidate in candidates:
+        if candidate != chosen.get(candidate[1]):
+            runners_up.setdefault(candidate[1], candidate)
+    result = []
+    for index, member_rows in enumerate(members):
+        loss, _, name, both_count, name_count = chosen.get(index, (0.0, index, "", 0, 0))
+        next_loss, _, next_name, *_ = runners_up.get(index, (0.0, index, ""))
+        result.append(
+            LabelAgreement(index, name, -loss, len(member_rows), name_count, both_count, next_name, -next_loss)
+        )
+    low = sorted((label for label in result if label.agreement < agreement_floor), key=lambda label: label.agreement)
+    if low:
+        worst = ", ".join(
+            f"index {label.index} ({label.name or 'no name left'}) {label.agreement:.3f}" for label in low[:5]
+        )
+        raise UserError(
+            f"{objects}: {len(low)} of {len(result)} labels agree with no object name to {agreement_floor} (Jaccard "
+            f"index of the image sets), the worst: {worst}; are the objects and the partition of the same release?"
+        )
+    return result
+
+
+def _collect_names(objects: Path, rows: dict[str, int], progress: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct object names on the images of `rows`, and for each name of each image its image row and number."""
+    numbers: dict[str, int] = {}
+    number_of: dict[str, int | None] = {}  # a name as it is written -> its number; there are far fewer than objects
+    image_rows, name_ids = array("i"), array("i")
+    read = bytearray(len(rows))
+    for place, image in enumerate(stream_json(objects, "item", progress=progress), 1):
+        try:
+            row = rows.get(f"{image['image_id'] if 'image_id' in image else image['id']}.jpg")
+            if row is None:
+                continue
+            found = dict.fromkeys(name for item in image["objects"] for name in item["names"])
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{objects}: entry {place} is not an image with an image_id and objects with names"
+            ) from None
+        if read[row]:
+            raise UserError(f"{objects}: entry {place} is of an image that is there already")
+        read[row] = 1
+        present = set()
+        for written in found:
+            if written not in number_of:
+                name = " ".join(str(written).lower().split())
+                # A label with a comma could not be told from two in a list.
+                number_of[written] = numbers.setdefault(name, len(numbers)) if name and "," not in name else None
+            present.add(number_of[written])
+        present.discard(None)
+        image_rows.extend([row] * len(present))
+        name_ids.extend(present)
+    if not numbers:
+        raise UserError(f"{objects} names no object on the images of the partition")
+    return list(numbers), np.frombuffer(image_rows, np.intc), np.frombuffer(name_ids, np.intc)

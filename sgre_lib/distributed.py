@@ -1,0 +1,136 @@
+"""One or several training processes behind the same few calls, on PyTorch's own engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from .errors import UserError
+
+TIMEOUT = timedelta(minutes=30)
+"""How long one process waits for the others; torchrun ends the rest of a group earlier when one of it dies."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of this run, seen from one of them. rank: its number; world: how many; device: what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Process 0's value, in every process."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, in every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        count = torch.tensor(int(flag), device=self.device)
+        distributed.all_reduce(count)
+        return bool(count.item())
+
+    def broadcast_state(self, module: torch.nn.Module) -> None:
+        """Give every process the parameters and buffers of process 0's module."""
+        if self.world > 1:
+            for tensor in module.state_dict(keep_vars=True).values():
+                distributed.broadcast(tensor.detach(), src=0)
+
+    def close(self) -> None:
+        if self.world > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"--device {device}: choose auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {device}: PyTorch sees no CUDA device here")
+        chosen = torch.device("cuda", chosen.index if chosen.index is not None else local_rank)
+        if chosen.index >= torch.cuda.device_count():
+            raise UserError(f"--device {chosen}: there are {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that `torchrun` (or `launch`) started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ
+
+
+def join_processes(device: str) -> Processes:
+    """Join the group that torchrun's environment describes, or be alone. NCCL for CUDA, gloo for the CPU."""
+    if not started_by_torchrun():
+        return Processes(0, 1, choose_device(device))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if world == 1:
+        return Processes(0, 1, chosen)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT, device_id=chosen if chosen.type == "cuda" else None)
+    return Processes(rank, world, chosen)
+
+
+def launch(arguments: list[str], processes: int) -> None:
+    """Run `sgre_lib` with these arguments in `processes` processes on this machine, and wait for them.
+
+    A subprocess runs PyTorch's own launcher, so the caller (a notebook's kernel, say) keeps its signal handlers and
+    its CUDA state. What the processes print is passed on as it comes. Ctrl-C is passed on too, and the group is given
+    time to save. Raises RuntimeError, with the last lines printed, where a process fails.
+    """
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "sgre_lib", *arguments]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    tail = b""
+    try:
+        while chunk := child.stdout.read1(4096):
+            tail = (tail + chunk)[-4000:]
+            sys.stderr.write(chunk.decode(errors="replace"))
+            sys.stderr.flush()
+        status = child.wait()
+    except BaseException:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
+    if status:
+        last = tail.decode(errors="replace").replace("\r", "\n").strip().splitlines()[-12:]
+        raise RuntimeError(
+            f"training in {processes} processes failed with status {status}; it ended:\n" + "\n".join(last)
+        )

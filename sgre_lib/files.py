@@ -1,0 +1,152 @@
+"""Files that are either whole or absent, fingerprints, the lock on a folder, and where the project's folders are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import UserError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""The checkout that this package was imported from: its `notebooks/` and `experiments/tables/` belong together."""
+
+
+def working_root() -> Path:
+    """The folder that `data/` and `experiments/` are taken from.
+
+    It is the nearest folder at or above the working directory that holds both `notebooks/` and `experiments/`, so that
+    a notebook (whose kernel starts in `notebooks/`) and a shell at the top of the checkout mean the same folders;
+    where there is none, it is the working directory.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "experiments").is_dir():
+            return folder
+    return here
+
+
+def find_file(path: str | os.PathLike) -> Path:
+    """A file that a setting names: as it stands, else (a relative path) below `working_root()`. It need not exist."""
+    given = Path(path).expanduser()
+    below = working_root() / given
+    return below if not given.exists() and below.exists() else given
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Open a file for writing that appears under `path` only when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the place of `path` in one
+    step: a killed process or a full disk leaves the old file as it was.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Write a UTF-8 text file atomically and return its path."""
+    with open_atomic(path) as file:
+        file.write(text)
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> Path:
+    """Write strict JSON atomically; a float that JSON cannot say (NaN, infinity) becomes null."""
+    return write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """`value` with arrays and numpy numbers as lists and numbers, paths as text, and non-finite floats as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def write_array(path: str | os.PathLike, array) -> Path:
+    """Write a `.npy` file atomically."""
+    import numpy as np
+
+    with open_atomic(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    return Path(path)
+
+
+def read_lines(path: str | os.PathLike, what: str) -> list[str]:
+    """The lines of a UTF-8 text file (LF or CRLF), without empty ones at the end.
+
+    Raises UserError, naming `what` the file is, where it is missing or is not UTF-8 text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: {path}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{what} cannot be read: {path} ({error})") from None
+    lines = text.split("\n")
+    lines = [line.rstrip("\r") for line in lines]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def fingerprint(parts: Iterable[bytes | str]) -> str:
+    """A SHA-256 over the parts in order, as 64 hexadecimal digits; where one part ends is part of what is hashed."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
+    """Hold a folder for one process; a second one is refused with UserError. A killed process leaves no lock behind."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock: the run goes on unguarded.
+        yield
+        return
+    path = Path(folder) / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} ({purpose})\n")
+        file.flush()
+        yield

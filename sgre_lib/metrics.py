@@ -1,0 +1,181 @@
+"""Metrics of multi-label classification, from scores and targets alone (numpy, float64).
+
+The rules are the released code's, which differ from other groups' in two places; both have a name here:
+`rule` for average precision and `never_predicted` for the per-label averages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+FLOOR = np.finfo(np.float64).eps
+"""The release floors counts at this value in the per-label averages: 0/0 becomes 1, 0/n becomes 0 to 16 digits."""
+
+AP_RULES = {
+    "interpolated": "area under precision made non-increasing from the right (the release's rule, and VOC2012's)",
+    "non-interpolated": "mean precision at the rank of each positive (ML-GCN, CSRA, ASL, ML-Decoder)",
+    "11-point": "mean of the best precision at recall >= 0, 0.1, ..., 1 (VOC2007's)",
+}
+
+
+def average_precision(
+    scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None, *, rule: str = "interpolated"
+) -> np.ndarray:
+    """Average precision of each label, (L,), in 0..1.
+
+    scores: (N, L) numbers. targets: (N, L), 1 where the label is present. ignore: (N, L), 1 where an image is left out
+    of that label's ranking. rule: a key of `AP_RULES`. A label without positives has AP 0.
+    Tied scores keep the order of the input, whatever the machine; only ties depend on that order.
+    """
+    scores, targets, counted = _as_arrays(scores, targets, ignore)
+    if rule not in AP_RULES:
+        raise ValueError(f"unknown rule {rule!r}: choose from {', '.join(AP_RULES)}")
+    # One row a label: sorting and cumulative sums then run over contiguous memory.
+    order = np.argsort(-scores.T, axis=1, kind="stable")
+    present = np.take_along_axis(targets.T, order, axis=1)
+    if counted is None:
+        ranked = np.arange(1, scores.shape[0] + 1, dtype=np.float64)
+    else:
+        kept = np.take_along_axis(counted.T, order, axis=1)
+        present = present & kept
+        # An ignored image adds to neither count; before the first kept one 0/0 must read 0.
+        ranked = np.maximum(np.cumsum(kept, axis=1, dtype=np.float64), 1.0)
+    found = np.cumsum(present, axis=1, dtype=np.float64)
+    precision = found / ranked
+    positives = found[:, -1:] if scores.shape[0] else np.zeros((scores.shape[1], 1))
+    if rule != "non-interpolated":
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    if rule == "11-point":
+        return _eleven_points(precision, found, positives[:, 0])
+    return (precision * present).sum(axis=1) / np.maximum(positives[:, 0], 1.0)
+
+
+def _eleven_points(envelope: np.ndarray, found: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Mean of the precision envelope at 11 recalls; `envelope` is already the best precision from a rank on."""
+    result = np.zeros(len(positives))
+    for label, count in enumerate(positives):
+        if count:
+            # 1e-9: recall 0.3 of 10 positives is 3 of them, whatever 0.3 * 10 rounds to.
+            ranks = np.searchsorted(found[label], np.linspace(0, 1, 11) * count - 1e-9)
+            result[label] = envelope[label, ranks].mean()
+    return result
+
+
+def precision_recall(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    ignore: np.ndarray | None = None,
+    *,
+    threshold: float = 0.5,
+    topk: int | None = None,
+    never_predicted: Literal["one", "zero"] = "one",
+) -> dict[str, float]:
+    """CP, CR, CF1 (averaged over labels) and OP, OR, OF1 (from summed counts), fractions in 0..1.
+
+    A label is predicted where its score >= threshold; with topk, scores outside an image's k highest count as 0 first
+    (equal scores: the lower label index is kept). never_predicted says what precision a label without predictions, and
+    what recall a label without positives, adds to the average: `one` (the release) or `zero` (other groups).
+    OP and OR are NaN, and so is OF1, where nothing is predicted or present at all.
+    """
+    scores, targets, counted = _as_arrays(scores, targets, ignore)
+    if never_predicted not in ("one", "zero"):
+        raise ValueError(f"never_predicted={never_predicted!r}: choose 'one' or 'zero'")
+    if topk is not None:
+        scores = keep_topk(scores, topk)
+    predicted = scores >= threshold
+    if counted is not None:
+        predicted, targets = predicted & counted, targets & counted
+    hits, guesses, truths = (array.sum(axis=0, dtype=np.float64) for array in (predicted & targets, predicted, targets))
+    if never_predicted == "one":
+        precision = np.maximum(hits, FLOOR) / np.maximum(guesses, FLOOR)
+        recall = np.maximum(hits, FLOOR) / np.maximum(truths, FLOOR)
+    else:
+        precision, recall = hits / np.maximum(guesses, 1.0), hits / np.maximum(truths, 1.0)
+    cp, cr = float(precision.mean()), float(recall.mean())
+    op, or_ = _ratio(hits.sum(), guesses.sum()), _ratio(hits.sum(), truths.sum())
+    return {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": op, "OR": or_, "OF1": _harmonic(op, or_)}
+
+
+def evaluate_scores(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    ignore: np.ndarray | None = None,
+    threshold: float = 0.5,
+    topk: int = 3,
+    *,
+    never_predicted: Literal["one", "zero"] = "one",
+) -> dict:
+    """All metrics of one evaluation, fractions in 0..1.
+
+    scores: (N, L) sigmoid outputs; targets: (N, L) 0/1; ignore: (N, L), 1 = left out of that label.
+    Keys: `mAP`, `AP` (L,) by the release's rule; `mAP_non_interpolated`, `AP_non_interpolated` and `mAP_11_point` by
+    the two others; CP CR CF1 OP OR OF1 at `threshold`; the same six as `top<k>_CP`, ...; `never_predicted` (the rule),
+    `labels_never_predicted`, `top<k>_labels_never_predicted` and `labels_without_positives` (label indices the rule
+    touched). An empty or malformed input raises ValueError. See `average_precision` and `precision_recall`.
+    """
+    ap = average_precision(scores, targets, ignore)
+    plain = average_precision(scores, targets, ignore, rule="non-interpolated")
+    eleven = average_precision(scores, targets, ignore, rule="11-point")
+    result: dict = {
+        "mAP": float(ap.mean()),
+        "AP": ap,
+        "mAP_non_interpolated": float(plain.mean()),
+        "AP_non_interpolated": plain,
+        "mAP_11_point": float(eleven.mean()),
+    }
+    rule = {"threshold": threshold, "never_predicted": never_predicted}
+    result |= precision_recall(scores, targets, ignore, **rule)
+    top = precision_recall(scores, targets, ignore, topk=topk, **rule)
+    result |= {f"top{topk}_{name}": value for name, value in top.items()}
+    arrays, truths, counted = _as_arrays(scores, targets, ignore)
+    kept = np.ones_like(truths) if counted is None else counted
+    result["never_predicted"] = never_predicted
+    result["labels_never_predicted"] = _absent((arrays >= threshold) & kept)
+    result[f"top{topk}_labels_never_predicted"] = _absent((keep_topk(arrays, topk) >= threshold) & kept)
+    result["labels_without_positives"] = _absent(truths & kept)
+    return result
+
+
+def keep_topk(scores: np.ndarray, k: int) -> np.ndarray:
+    """A copy of (N, L) scores with 0 outside the k highest of each row; equal scores: the lower index is kept."""
+    if k < 1:
+        raise ValueError(f"topk={k} must be at least 1")
+    if k >= scores.shape[1]:
+        return scores.copy()
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    result = np.zeros_like(scores)
+    np.put_along_axis(result, best, np.take_along_axis(scores, best, axis=1), axis=1)
+    return result
+
+
+def _absent(marks: np.ndarray) -> list[int]:
+    return np.flatnonzero(~marks.any(axis=0)).tolist()
+
+
+def _as_arrays(scores, targets, ignore) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Scores as float64, targets as bool, and where an entry counts (None: everywhere); checked."""
+    scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"scores have shape {scores.shape}: (images, labels), neither 0, is needed")
+    if targets.shape != scores.shape:
+        raise ValueError(f"targets have shape {targets.shape}, scores {scores.shape}")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN")
+    if not np.isin(targets, (0, 1)).all():
+        raise ValueError("targets hold values other than 0 and 1")
+    if ignore is None or np.asarray(ignore).shape[0] == 0:
+        return scores, targets.astype(bool), None
+    ignore = np.asarray(ignore)
+    if ignore.shape != scores.shape:
+        raise ValueError(f"ignore has shape {ignore.shape}, scores {scores.shape}")
+    return scores, targets.astype(bool), ignore == 0
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _harmonic(a: float, b: float) -> float:
+    return 2 * a * b / (a + b) if a + b else 0.0  # NaN is true, and stays NaN
