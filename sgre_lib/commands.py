@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from .datasets.prepared import DATASET_NAMES
 from .errors import UserError
 from .settings import TrainSettings, make_settings, option_kind
 
@@ -46,19 +45,27 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
 
     verb = verbs.add_parser("prepare", help="turn a raw dataset into its prepared folder")
-    verb.add_argument(
-        "--data", required=True, choices=DATASET_NAMES, help="which dataset; mini is drawn by the library"
-    )
+    verb.add_argument("--data", required=True, help="dataset name; with --check also a prepared folder")
     _add_data_root(verb)
     verb.add_argument("--out", metavar="DIR", help="prepared folder to write; default data/<data>")
     verb.add_argument(
         "--skip-missing", action="store_true", help="leave out images the disk does not have, and record them"
     )
 
+    verb.add_argument(
+        "--check",
+        action="store_true",
+        help="check the prepared folder as it is (lists, mask, every photo); writes nothing",
+    )
+
     verb = verbs.add_parser("embed", help="compute the label embeddings of a prepared dataset")
     verb.add_argument("--data", required=True, help="dataset name or prepared folder")
-    verb.add_argument("--embed-type", default="bert", choices=("bert", "glove", "random"), help="what makes them")
-    verb.add_argument("--text-model", metavar="NAME", help="bert: local folder or hub name of the text encoder")
+    verb.add_argument(
+        "--embed-type", default="bert", choices=("bert", "sentence", "glove", "random"), help="what makes them"
+    )
+    verb.add_argument(
+        "--text-model", metavar="NAME", help="bert, sentence: local folder or hub name of the text encoder"
+    )
     verb.add_argument("--glove-file", metavar="FILE", help="glove: text file of the vectors")
     verb.add_argument("--out", metavar="FILE", help=".npy to write; default <prepared folder>/<embed type>.npy")
 
@@ -151,9 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _prepare(options: dict) -> None:
+def _prepare(options: dict) -> int | None:
     from .datasets import prepare
 
+    if options.pop("check"):
+        from .datasets.inspection import inspect
+
+        found = inspect(options["out"] or options["data"], data_root=options["data_root"])
+        print(found.text())
+        return 0 if found.ok else 2
     prepared = prepare(**options)
     summary = prepared.summary()
     for split in ("train", "test"):
@@ -165,6 +178,7 @@ def _prepare(options: dict) -> None:
         if counts["labels_never_present"]:
             print(f"       labels never present: {', '.join(counts['labels_never_present'])}")
     print(f"{summary['labels']} labels; fingerprint {summary['fingerprint'][:16]}; prepared in {prepared.folder}")
+    return None
 
 
 def _embed(options: dict) -> None:

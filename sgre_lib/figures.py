@@ -213,7 +213,7 @@ def draw_label_ap(labels: Sequence[str], ap: Mapping[str, np.ndarray]) -> Figure
         ax.invert_yaxis()
         ax.set_xlabel("AP, %")
         ax.grid(axis="x", color="0.92")
-        figure.legend(loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+        figure.legend(loc="outside upper center", ncols=min(2, len(names)), frameon=False)
     first = np.asarray(ap[names[0]])
     alt = (
         f"Average precision of each label: {names[0]} ranges from {percent(first.min())} ({labels[int(first.argmin())]}) "
@@ -226,22 +226,28 @@ def draw_label_ap(labels: Sequence[str], ap: Mapping[str, np.ndarray]) -> Figure
 
 
 def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """EMA mAP over epochs, one line a run, named at its end."""
+    """EMA mAP over epochs, one line a run, named at its end in the line's colour, in the order of the values."""
     with figure_style():
         figure, axes = make_figure(height=3.0)
         ax = axes[0, 0]
         ends = {name: 100 * history[-1]["ema_mAP"] for name, history in histories.items() if history}
-        # Names at line ends are moved apart where two lines end close together.
-        spot = -math.inf
-        for name in sorted(ends, key=lambda one: ends[one]):
-            history = histories[name]
-            (line,) = ax.plot([row["epoch"] for row in history], [100 * row["ema_mAP"] for row in history])
-            spot = max(ends[name], spot + 4.5)
+        lowest = min(100 * history[0]["ema_mAP"] for history in histories.values() if history)
+        floor = 10 * math.floor(lowest / 10)
+        lines = {}
+        for name in ends:
+            epochs = [row["epoch"] for row in histories[name]]
+            values = [100 * row["ema_mAP"] for row in histories[name]]
+            (lines[name],) = ax.plot(epochs, values, marker="." if len(epochs) < 10 else None)
+        # Names at line ends are moved apart where lines end close together, and down again from the top.
+        gap, order = 0.065 * (100 - floor), sorted(ends, key=lambda one: -ends[one])
+        spot = 100 + gap
+        for name in order:
+            spot = min(ends[name], spot - gap)
             ax.annotate(
-                f"{name} {ends[name]:.1f}", (history[-1]["epoch"], spot), (6, 0), textcoords="offset points",
-                va="center", color=line.get_color(), fontsize=8, annotation_clip=False,
+                f"{name} {ends[name]:.1f}", (histories[name][-1]["epoch"], spot), (6, 0), textcoords="offset points",
+                va="center", color=lines[name].get_color(), fontsize=8, annotation_clip=False,
             )  # fmt: skip
-        ax.set(xlabel="epoch", ylabel="test mAP of the moving average, %", ylim=(0, 100))
+        ax.set(xlabel="epoch", ylabel="test mAP of the moving average, %", ylim=(floor, 100))
     listed = ", ".join(f"{name} ends at {value:.1f}" for name, value in ends.items())
     return with_alt(figure, f"Test mAP of the moving average over epochs, in percent: {listed}.")
 

@@ -452,9 +452,12 @@ def _check_node(node: ast.AST) -> Iterator[str]:
         ignores = any(isinstance(value, ast.Constant) and value.value == "ignore" for value in arguments)
         if called == "filterwarnings" or (called == "simplefilter" and ignores):
             yield f"silences warnings with {called}"
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        if re.match(r"/(work|home|root|tmp)(/|$)", node.value):
-            yield f"names a path of one machine: {node.value!r}"
+    elif (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.match(r"/(work|home|root|tmp)(/|$)", node.value)
+    ):
+        yield f"names a path of one machine: {node.value!r}"
 
 
 def _check_parameters(python: str, tree: ast.Module) -> Iterator[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jupyter_client.manager import AsyncKernelManager
 from tqdm.auto import tqdm
 
 from .datasets.prepared import DATASET_NAMES, prepared_folder
@@ -55,6 +57,15 @@ PREPARE, TRAIN, EVALUATE, VISUALIZE, REPORT = (
 """The notebooks that a table is made of."""
 
 KERNEL = "python3"
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """A kernel reached over sockets of this machine, not its network, where the system's path lengths allow it."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        if sys.platform == "linux":
+            self.transport = "ipc"
 
 
 @dataclass(frozen=True)
@@ -398,6 +409,7 @@ def run_notebook(
                 cwd=str(notebooks_folder()),
                 progress_bar=False,
                 coalesce_streams=True,
+                kernel_manager_class=LocalKernelManager,
             )
         except PapermillExecutionError as error:
             raise NotebookFailed(f"{notebook}: {error.ename}: {' '.join(str(error.evalue).split())[:300]}") from None
@@ -450,7 +462,7 @@ def write_table(table: Table, outcome: list[RowResult], folder: Path) -> None:
 
 def format_evidence(results: list[RowResult], folder: Path) -> str:
     """An HTML table that leads from each row to what made it; links are relative to `folder`."""
-    header = ["row", "state", "mAP", "made", "code", "device", "seconds", "notebooks and files"]
+    header = ["row", "mAP", "made (UTC)", "code", "device", "seconds", "notebooks and files"]
     lines = []
     for result in results:
         about = _read_json(result.folder / "row.json") or {}
@@ -460,13 +472,8 @@ def format_evidence(results: list[RowResult], folder: Path) -> str:
         ]  # fmt: skip
         links = [f'<a href="{quote(path.relative_to(folder).as_posix())}">{path.name}</a>' for path in files]
         value = f"{100 * result.metrics['mAP']:.1f}" if "mAP" in result.metrics else "-"
-        cells = [
-            result.state,
-            value,
-            about.get("started", "-"),
-            about.get("code_version", "-"),
-            about.get("device", "-"),
-        ]
+        made, code = about.get("started", "-"), about.get("code_version", "-")
+        cells = [value, made[:16].replace("T", " "), code, about.get("device", "-")]
         seconds = f"{result.seconds:.0f}" if result.seconds else "-"
         inner = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in [*cells, seconds])
         lines.append(f'<tr><th scope="row">{html.escape(result.row.name)}</th>{inner}<td>{", ".join(links)}</td></tr>')
@@ -486,4 +493,4 @@ def make_report(table: Table, root: Path) -> Path:
         "run": False,
     }
     executed = run_notebook(REPORT, folder / f"{REPORT}.ipynb", parameters, progress=False)
-    return export_html(executed, folder / "report.html", title=table.title)
+    return export_html(executed, folder / "report.html", title=table.title, code="hidden")

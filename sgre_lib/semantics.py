@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,18 +73,18 @@ def embed(
     """Compute the label embeddings of a prepared dataset and write them to `<prepared folder>/<embed_type>.npy`.
 
     embed_type `bert`: text_model is a local folder (or a hub name, which transformers then downloads) of a BERT-type
-    encoder; the pooling is the release's, see `bert_embeddings`. `glove`: glove_file is the text file of GloVe vectors.
+    encoder; the pooling is the release's, see `bert_embeddings`. `sentence` (ours): text_model is a sentence encoder,
+    see `sentence_embeddings`. `glove`: glove_file is the text file of GloVe vectors.
     `random`: (L, 768) Kaiming-uniform numbers from `seed` (training draws and trains its own; this writes fixed ones).
     out: another file to write instead. Returns the path written.
     """
     prepared = PreparedDataset(data)
     texts = [label_text(label) for label in prepared.labels]
-    if embed_type == "bert":
+    if embed_type in ("bert", "sentence"):
         if text_model is None:
-            raise UserError(
-                "--embed-type bert needs --text-model: a local folder or a hub name, e.g. bert-base-uncased"
-            )
-        vectors = bert_embeddings(texts, text_model)
+            raise UserError(f"--embed-type {embed_type} needs --text-model: a local folder or a hub name")
+        pool = bert_embeddings if embed_type == "bert" else sentence_embeddings
+        vectors = pool(texts, text_model)
     elif embed_type == "glove":
         if glove_file is None:
             raise UserError("--embed-type glove needs --glove-file: the text file of the vectors (840B.300d)")
@@ -92,7 +93,7 @@ def embed(
         bound = 1 / np.sqrt(RANDOM_SIZE)  # Kaiming-uniform with a = sqrt(5) over T inputs
         vectors = np.random.default_rng(seed).uniform(-bound, bound, (len(texts), RANDOM_SIZE))
     else:
-        raise UserError(f"--embed-type {embed_type}: sgre embed makes bert, glove and random")
+        raise UserError(f"--embed-type {embed_type}: sgre embed makes bert, sentence, glove and random")
     path = Path(out).expanduser() if out is not None else prepared.folder / f"{embed_type}.npy"
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: the folder does not exist")
@@ -106,23 +107,9 @@ def bert_embeddings(texts: list[str], text_model: str | os.PathLike) -> np.ndarr
     """
     import torch
 
-    try:
-        from transformers import AutoModel, AutoTokenizer
-    except ImportError:
-        raise UserError(
-            "sgre embed --embed-type bert needs the package transformers: pip install transformers"
-        ) from None
-    name = os.fspath(text_model)
-    if os.sep in name and not Path(name).expanduser().is_dir() and (name.startswith((".", "~", os.sep))):
-        raise UserError(f"--text-model {name} is not a folder")
-    folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        encoder = AutoModel.from_pretrained(folder).eval()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--text-model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
+    tokenizer, encoder = _load_text_model(text_model)
     if tokenizer.cls_token_id is None:
-        raise UserError(f"--text-model {name} has no [CLS] token: a BERT-type encoder is needed")
+        raise UserError(f"--text-model {os.fspath(text_model)} has no [CLS] token: a BERT-type encoder is needed")
     vectors = []
     with torch.inference_mode():
         for text in texts:
@@ -130,6 +117,42 @@ def bert_embeddings(texts: list[str], text_model: str | os.PathLike) -> np.ndarr
             hidden = encoder(input_ids=torch.tensor([[tokenizer.cls_token_id, *pieces]])).last_hidden_state[0]
             vectors.append(hidden[1 if len(pieces) == 1 else 0].float().numpy())
     return np.stack(vectors)
+
+
+def sentence_embeddings(texts: list[str], text_model: str | os.PathLike) -> np.ndarray:
+    """A sentence encoder's vector of each text, (L, T), of length 1: the mean of the last hidden layer over all tokens.
+
+    That is the pooling of the MiniLM and MPNet sentence encoders; it is ours, the release has no such embeddings.
+    """
+    import torch
+
+    tokenizer, encoder = _load_text_model(text_model)
+    vectors = []
+    with torch.inference_mode():
+        for text in texts:
+            hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].float()
+            mean = hidden.mean(0)
+            vectors.append((mean / mean.norm().clamp(min=1e-12)).numpy())
+    return np.stack(vectors)
+
+
+def _load_text_model(text_model: str | os.PathLike) -> tuple[Any, Any]:
+    """Tokenizer and encoder of a local folder or a hub name; code that a model may bring is never run."""
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError:
+        raise UserError(
+            "embedding with a text model needs the package transformers: pip install transformers"
+        ) from None
+    name = os.fspath(text_model)
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name.startswith((".", "~", os.sep)):
+        raise UserError(f"--text-model {name} is not a folder")
+    source = str(folder) if folder.is_dir() else name
+    try:
+        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"--text-model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
 
 
 def glove_embeddings(texts: list[str], glove_file: str | os.PathLike) -> np.ndarray:

@@ -40,11 +40,11 @@ class TrainSettings:
     embed_type: str = option("bert", "label embeddings: random, or NAME for <data>/NAME.npy, or a .npy file", kind=str)
     # The head
     pos: bool = option(False, "add the 2-D sine position map to the patch encoder's queries and keys")
-    num_layers: int = option(1, "layers of the patch encoder", low=0)
+    num_layers: int = option(1, "layers of the patch encoder", low=0, high=12)
     num_heads: int = option(8, "attention heads of the patch encoder; must divide the feature width", low=1)
     normalize_before: bool = option(False, "pre-norm patch encoder")
     tau: float = option(1.0, "temperature of the alignment softmax", above=0)
-    rm_cls: bool = option(False, "drop a ViT's class token (needed with --pos)")
+    rm_cls: bool = option(False, "drop a ViT's class token (--pos does so by itself)")
     branches: str = option(
         "both", "ours, for the ablation: both, patch only or object only", choices=("both", "patch", "object")
     )
@@ -61,7 +61,7 @@ class TrainSettings:
     weight_decay: float = option(1e-4, "AdamW weight decay", low=0)
     true_weight_decay: bool = option(False, "exempt biases and other 1-D parameters from weight decay", short="-twd")
     ema_decay: float = option(0.9997, "decay of the moving average of the weights, a step", low=0, high=1)
-    image_size: int = option(448, "side of the square image, pixels", low=8)
+    image_size: int = option(448, "side of the square image, pixels", low=8, high=4096)
     orid_norm: bool = option(False, "do not normalise by ImageNet's mean and deviation")
     augment: str = option(
         "full", "full is the release's; flip and none are ours, for small runs", choices=("full", "flip", "none")
@@ -201,14 +201,16 @@ def read_config(path: Path) -> tuple[TrainSettings, dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {path.parent} is not an experiment folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not readable YAML ({error})") from None
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable YAML ({str(error)[:200]})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a list of settings")
     known = {item.name: item for item in fields(TrainSettings)}
     values, left_over = {}, {}
     for name, value in content.items():
         ours = RELEASED_NAMES.get(name, name)
+        if ours in known and isinstance(value, (list, dict, set, tuple, bytes)):
+            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a single value")
         if ours in known:
             values[ours] = coerce(known[ours], value)
         else:

@@ -169,6 +169,8 @@ def _write_description(folder, settings, prepared, embeddings, model, processes)
     if embeddings is not None:
         write_array(folder / "label_embeddings.npy", embeddings)
     LOG.info("experiment %s", folder)
+    if model.patches.prefix_tokens and model.patches.rm_cls and not settings.rm_cls:
+        LOG.info("--pos: the class token of %s is removed, the position map has no place for it", settings.arch)
     LOG.info("settings %s", " ".join(settings.replace(resume=False, exp_dir=None).arguments()))
     LOG.info(
         "%d training and %d test images, %d labels; %d steps an epoch of %d images; %.2f M parameters; grid %dx%d; %s",

@@ -198,3 +198,15 @@ def test_the_genuine_annotation_files_read():
         found = dict(zip(split.names, map(set, split.labels), strict=True))
         assert found == {file_names[image_id]: present for image_id, present in expected.items()}
         assert split.missing == []
+
+
+def test_prepare_by_name(tmp_path, capsys):
+    """`prepare` knows the dataset, and says aloud that a subset has not the published counts."""
+    from sgre_lib import prepare
+
+    write_split(tmp_path, "train2014", {"a.jpg": [18]})
+    write_val(tmp_path)
+    prepared = prepare("mscoco", data_root=tmp_path, out=tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "prepared.json").exists()
+    assert prepared.labels == ["person", "dog", "traffic light"]
+    assert "published are 80" in capsys.readouterr().err

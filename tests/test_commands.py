@@ -43,7 +43,7 @@ def test_settings_survive_the_command_line():
         (["train", "--data", "x", "--resume"], "--resume needs --exp-dir"),
         (["train", "--data", "x", "--backbone-weights", "none.pth"], "none.pth is not a file"),
         (["train", "--data", "x", "--image-size", "0"], "--image-size 0 is below 8"),
-        (["prepare", "--data", "imagenet"], "invalid choice: 'imagenet'"),
+        (["prepare", "--data", "imagenet"], "unknown dataset 'imagenet'"),
         (["evaluate", "--exp-dir", "nowhere"], "--exp-dir nowhere does not exist"),
         (["evaluate"], "--exp-dir"),
         (["visualize", "--exp-dir", "nowhere"], "nowhere does not exist"),

@@ -192,3 +192,21 @@ def test_the_text_puts_errors_first_and_shortens_long_lists(folder):
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         inspect(tmp_path / "nowhere")
+
+
+def test_check_from_the_shell(tmp_path):
+    """Exit status 0 and a list where all is well, 2 where something is unusable."""
+    from conftest import run_sgre
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "label.txt").write_text("cat\n")
+    for split, colour in (("train", "red"), ("test", "blue")):
+        Image.new("RGB", (8, 8), colour).save(photos / f"{split}.png")
+        (photos / f"{split}.txt").write_text(f"{split}.png\tcat\n")
+    done = run_sgre("prepare", "--data", photos, "--check")
+    assert done.returncode == 0, done.stderr
+    (photos / "test.png").write_bytes(b"cut")
+    done = run_sgre("prepare", "--data", photos, "--check")
+    assert done.returncode == 2
+    assert "test.png" in done.stdout

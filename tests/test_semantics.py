@@ -55,6 +55,10 @@ def test_bert_pooling_rule(prepared, tmp_path):
     vectors = np.load(path)
     np.testing.assert_allclose(vectors[0], one, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(vectors[1], two, rtol=1e-5, atol=1e-6)
+    sentence = np.load(embed(prepared.folder, embed_type="sentence", text_model=folder))
+    with torch.no_grad():
+        whole = encoder(torch.tensor([[2, 6, 7, 3]])).last_hidden_state[0].mean(0)
+    np.testing.assert_allclose(sentence[1], whole / whole.norm(), rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match=r"cannot be loaded|is not a folder"):
         embed(prepared.folder, embed_type="bert", text_model=tmp_path / "nowhere")
 
