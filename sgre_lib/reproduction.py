@@ -470,13 +470,15 @@ def format_evidence(results: list[RowResult], folder: Path) -> str:
             path for name in ("result.json", "history.csv", "config.yaml")
             if (path := result.folder / "experiment" / name).exists()
         ]  # fmt: skip
-        links = [f'<a href="{quote(path.relative_to(folder).as_posix())}">{path.name}</a>' for path in files]
+        links = [f'<a href="{quote(path.relative_to(folder).as_posix())}">{path.stem}</a>' for path in files]
         value = f"{100 * result.metrics['mAP']:.1f}" if "mAP" in result.metrics else "-"
         made, code = about.get("started", "-"), about.get("code_version", "-")
         cells = [value, made[:16].replace("T", " "), code, about.get("device", "-")]
         seconds = f"{result.seconds:.0f}" if result.seconds else "-"
         inner = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in [*cells, seconds])
-        lines.append(f'<tr><th scope="row">{html.escape(result.row.name)}</th>{inner}<td>{", ".join(links)}</td></tr>')
+        lines.append(
+            f'<tr><th scope="row">{html.escape(result.row.name)}</th>{inner}<td>{"<br>".join(links)}</td></tr>'
+        )
     head = "".join(f'<th scope="col">{name}</th>' for name in header)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 

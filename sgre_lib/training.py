@@ -332,6 +332,8 @@ class Trainer:
         if self.settings.resume:
             self.restore(read_checkpoint(self.folder / LAST))
             self.log("resumed at epoch %d, batch %d", self.epoch, self.batch)
+        else:
+            self.save()  # killed in its first epoch, the run can still go on
         with self._stop_signals():
             while self.epoch <= self.settings.epochs and not self._exhausted():
                 self.train_epoch()
