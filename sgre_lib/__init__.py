@@ -37,6 +37,8 @@ _HOME = {
     "read_history": "training",
     "evaluate": "evaluation",
     "visualize": "heatmaps",
+    "predict": "prediction",
+    "export_onnx": "export",
     "reproduce": "reproduction",
 }
 

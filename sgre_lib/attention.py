@@ -14,6 +14,9 @@ ATTENTION_SIZE = 1024
 CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
 """How much of the (B, L, P, A) tensor exists at a time: what a core's cache holds, or enough to fill a GPU."""
 
+EXPORT_BYTES = 1 << 24
+"""The same for one image of an exported or compiled model, whose loop over labels is written out in the graph."""
+
 
 class InterModalAttention(nn.Module):
     """Which patches speak for which label: softmax over patches of Wt (Wh tanh(Wx x * We e) + bh) + bt.
@@ -50,7 +53,9 @@ def bilinear_scores(patches: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     derivatives only.
     """
     if torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling():
-        return torch.tanh(patches[:, None] * labels[:, None]) @ weight
+        step = max(1, EXPORT_BYTES // (4 * int(patches.shape[1]) * int(patches.shape[2])))
+        groups = labels.split(step)
+        return torch.cat([torch.tanh(patches[:, None] * group[:, None]) @ weight for group in groups], dim=1)
     if torch.is_autocast_enabled(patches.device.type):
         # tanh and its products are taken in the patches' precision; the three come out of autocast in one type.
         labels, weight = labels.to(patches.dtype), weight.to(patches.dtype)
@@ -77,17 +82,18 @@ class _BilinearScores(torch.autograd.Function):
     @staticmethod
     def backward(context, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         patches, labels, weight = context.saved_tensors
-        d_patches, d_labels = torch.zeros_like(patches), torch.zeros_like(labels)
-        d_weight = torch.zeros_like(weight)
+        # Sums over images, labels and patches are kept in float32: in half precision they would lose what they add up.
+        wide = torch.promote_types(patches.dtype, torch.float32)
+        d_patches, d_labels, d_weight = (torch.zeros_like(x, dtype=wide) for x in (patches, labels, weight))
         for b, i, j in _chunks(patches, labels):
             g = gradient[b, i:j]  # (l, P)
             z = (patches[b] * labels[i:j, None]).tanh_()  # (l, P, A)
             d_weight += g.reshape(-1) @ z.reshape(-1, z.shape[-1])
             # d tanh = 1 - z^2, times g; the factor `weight` is common to both products and is applied at the end.
             slope = z.square_().neg_().add_(1.0).mul_(g[..., None])
-            d_labels[i:j] += (slope * patches[b]).sum(1)
-            d_patches[b] += slope.mul_(labels[i:j, None]).sum(0)
-        return d_patches * weight, d_labels * weight, d_weight
+            d_labels[i:j] += (slope * patches[b]).sum(1, dtype=wide)
+            d_patches[b] += slope.mul_(labels[i:j, None]).sum(0, dtype=wide)
+        return (d_patches * weight).to(patches.dtype), (d_labels * weight).to(labels.dtype), d_weight.to(weight.dtype)
 
 
 class ProjectionBlock(nn.Module):

@@ -162,7 +162,7 @@ def _outline(name: str, image_size: int, options: dict[str, Any]) -> Outline:
 
 
 def _measure(name: str, image_size: int, options: dict[str, Any], device: str) -> Outline:
-    with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
         backbone, options = _construct(name, image_size, options)
         backbone.eval()
         _check_tiling(backbone, image_size)

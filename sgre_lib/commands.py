@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from .errors import UserError
+from .errors import NonFiniteLoss, Stopped, UserError
+from .files import write_text
 from .settings import TrainSettings, make_settings, option_kind
 
 
@@ -92,6 +93,23 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--labels", default="present", help="present, predicted, or NAME,NAME,...")
     verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
 
+    verb = verbs.add_parser("predict", help="label photos of your own")
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or quoted patterns ('photos/*.jpg')")
+    _add_experiment(verb)
+    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
+    verb.add_argument("--topk", type=int, help="at most so many labels an image; with --threshold 0 always so many")
+    verb.add_argument("--format", choices=("text", "json", "csv"), default="text", help="json has all labels' scores")
+    verb.add_argument("--out", metavar="FILE", help="write there; default the standard output")
+    verb.add_argument("--heatmaps", metavar="DIR", help="also draw one figure an image into this folder")
+    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
+
+    verb = verbs.add_parser("export", help="write the model as an ONNX file, checked against PyTorch")
+    _add_experiment(verb, device=False)
+    verb.add_argument("--out", required=True, metavar="FILE", help="the .onnx file to write")
+    verb.add_argument("--image-size", type=int, help="side of the square input, pixels; default the experiment's")
+    verb.add_argument("--opset", type=int, default=17, help="ONNX operator set, 14 to 20")
+
     verb = verbs.add_parser("reproduce", help="run a table's rows through the notebooks; writes table and report")
     verb.add_argument(
         "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: mini"
@@ -112,11 +130,12 @@ def _add_data_root(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_experiment(verb: argparse.ArgumentParser) -> None:
+def _add_experiment(verb: argparse.ArgumentParser, *, device: bool = True) -> None:
     verb.add_argument("--exp-dir", required=True, metavar="DIR", help="experiment folder, ours or the authors'")
     verb.add_argument("--data", help="dataset name or prepared folder; default the experiment's")
     _add_data_root(verb)
-    verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    if device:
+        verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_settings(verb: argparse.ArgumentParser) -> None:
@@ -129,10 +148,7 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
             verb.add_argument(*flags, action=action, default=item.default, help=rules["help"])
         else:
             more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
-            default = item.default if item.name != "data" else None
-            verb.add_argument(
-                *flags, type=kind, default=default, required=item.name == "data", help=rules["help"], **more
-            )
+            verb.add_argument(*flags, type=kind, default=item.default, help=rules["help"], **more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,11 +204,15 @@ def _embed(options: dict) -> None:
 
 
 def _train(options: dict) -> int:
-    from .training import NonFiniteLoss, Stopped, train
+    from .distributed import leave_end
+    from .training import train
 
     try:
         result = train(make_settings(**options))
-    except (Stopped, NonFiniteLoss) as error:
+    except (Stopped, NonFiniteLoss, UserError) as error:
+        leave_end(error)
+        if isinstance(error, UserError):
+            raise
         print(f"sgre: {error}", file=sys.stderr)
         return 1
     print(f"{result.exp_dir}")
@@ -213,6 +233,36 @@ def _visualize(options: dict) -> None:
         print(folder)
 
 
+def _predict(options: dict) -> int:
+    from .prediction import check_out, describe_unreadable, format_predictions, predict
+
+    form, out = options.pop("format"), options.pop("out")
+    out = None if out is None else check_out(out)
+    predictions = predict(**options)
+    text = format_predictions(predictions, form)
+    if out is not None:
+        print(f"wrote {write_text(out, text)}")
+    else:
+        if hasattr(sys.stdout, "reconfigure"):  # a file's name may have signs that the terminal has not
+            sys.stdout.reconfigure(errors="backslashreplace")
+        print(text, end="")
+    unreadable = describe_unreadable(predictions)
+    if unreadable:
+        print(f"sgre: {unreadable}", file=sys.stderr)
+    return 2 if unreadable else 0
+
+
+def _export(options: dict) -> int:
+    from .export import ExportMismatch, describe_file, export_onnx
+
+    try:
+        print(describe_file(export_onnx(**options)))
+    except ExportMismatch as error:
+        print(f"sgre: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _reproduce(options: dict) -> int:
     from .reproduction import list_tables, reproduce
 
@@ -230,5 +280,7 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "visualize": _visualize,
+    "predict": _predict,
+    "export": _export,
     "reproduce": _reproduce,
 }

@@ -1,4 +1,4 @@
-"""The one exception that means: the person using this made a mistake that they can mend."""
+"""Ends of a run that have a name: a mistake of the user's, a stop that was asked for, a loss that is no number."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ class UserError(Exception):
         if text.startswith("Caught UserError in DataLoader worker"):
             text = text.strip().splitlines()[-1].split("UserError: ", 1)[-1]
         super().__init__(" ".join(text.split()))
+
+
+class Stopped(SystemExit):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state. Exit status 1. It says how to resume."""
+
+    def __init__(self, message: str):
+        super().__init__(1)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became infinite or NaN. The message says at which epoch and batch."""

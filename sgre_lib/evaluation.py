@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .datasets.prepared import PreparedDataset, Split
+from .datasets.prepared import Split
 from .distributed import choose_device
 from .errors import UserError
-from .experiment import load_experiment
+from .experiment import load_experiment, open_dataset
 from .files import write_array, write_json, write_text
 from .metrics import evaluate_scores
 from .photos import PhotoDataset, make_loader, worker_count
@@ -28,7 +28,7 @@ SUMMARY = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
 def autocast(device: torch.device, amp: bool) -> torch.autocast:
     """Mixed precision for a block: bfloat16 where the device computes in it, else (on CUDA) float16."""
     dtype = torch.bfloat16
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         dtype = torch.float16
     return torch.autocast(device.type, dtype=dtype, enabled=amp)
 
@@ -63,6 +63,8 @@ def score_images(
     finally:
         for model, training in zip(models, modes, strict=True):
             model.train(training)
+    if not indices:  # fewer test images than processes: this one has none
+        return [np.zeros((0, 0), np.float32) for _ in models], np.zeros(0, np.int64)
     return [np.concatenate(rows) for rows in scores], np.concatenate(indices)
 
 
@@ -93,7 +95,7 @@ def evaluate(
         raise UserError("--topk and --batch-size must be at least 1")
     chosen = choose_device(device)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
-    prepared = PreparedDataset(data if data is not None else settings.data, data_root or settings.data_root)
+    prepared = open_dataset(settings, data, data_root)
     if prepared.labels != labels:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
     split = prepared.split("test")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoints import load_state, read_checkpoint
-from .datasets.prepared import PreparedDataset
+from .datasets.prepared import PreparedDataset, prepared_folder
 from .errors import UserError
 from .files import read_lines, working_root
 from .model import PatchModel, build_model
@@ -72,15 +72,35 @@ def check_experiment_folder(settings: TrainSettings) -> None:
 
 
 def latest_experiment(data: str | os.PathLike | None = None) -> Path:
-    """The experiment trained last under `experiments/` (on `data`, where that is given).
+    """The experiment trained last under `experiments/`, rows of tables included (on `data`, where that is given).
 
-    What a notebook works on when it is not told which.
+    What a notebook works on when it is not told which. Raises UserError where there is none.
     """
-    name = PreparedDataset(data).name if data is not None else "*"
-    found = list((working_root() / "experiments").glob(f"*_{name}/exp*/{BEST}"))
+    folder = working_root() / "experiments"
+    found = [path.parent.parent for path in folder.rglob(BEST)]
+    if data is not None:
+        wanted = PreparedDataset(data).folder.resolve()
+        found = [
+            path for path in found if prepared_folder(read_config(path / "config.yaml")[0].data).resolve() == wanted
+        ]
     if not found:
-        raise UserError("no trained experiment under experiments/: run 03_train first, or give exp_dir")
-    return max(found, key=lambda path: path.stat().st_mtime).parent.parent
+        raise UserError(f"no trained experiment under {folder}: run 03_train first, or give exp_dir")
+    return max(found, key=lambda path: (path / BEST).stat().st_mtime)
+
+
+def open_dataset(
+    settings: TrainSettings, data: str | os.PathLike | None = None, data_root: str | os.PathLike | None = None
+) -> PreparedDataset:
+    """The prepared dataset of an experiment, or `data` instead.
+
+    Its photos are looked for below `data_root`, else SGRE_DATA_ROOT, else (for its own dataset) the root it was trained
+    with, else as for any dataset.
+    """
+    if data is not None:
+        return PreparedDataset(data, data_root)
+    if data_root is None and "SGRE_DATA_ROOT" not in os.environ:
+        data_root = settings.data_root
+    return PreparedDataset(settings.data, data_root)
 
 
 def load_experiment(
@@ -109,7 +129,7 @@ def load_experiment(
     if (folder / "label.txt").exists():
         labels = [line.strip() for line in read_lines(folder / "label.txt", "the list of labels")]
     else:
-        prepared = PreparedDataset(data if data is not None else settings.data, data_root or settings.data_root)
+        prepared = open_dataset(settings, data, data_root)
         labels = prepared.labels
     label_count = _length(state, "head.object_classifier.bias", 0)
     if label_count not in (None, len(labels)):
@@ -120,7 +140,7 @@ def load_experiment(
         if settings.embed_type == "random" and not (folder / "label_embeddings.npy").exists():
             raise UserError(f"{source} has no label embeddings, but its config.yaml says they were trained")
         if prepared is None and not (folder / "label_embeddings.npy").exists():
-            prepared = PreparedDataset(data if data is not None else settings.data, data_root or settings.data_root)
+            prepared = open_dataset(settings, data, data_root)
         embed_dim = _length(state, "head.inter_modal.project_labels.weight", 1)
         embeddings = _find_label_embeddings(folder, settings.embed_type, prepared, (len(labels), embed_dim))
     model = build_model(settings, pretrained=False, label_embeddings=embeddings, label_count=len(labels))

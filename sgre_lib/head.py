@@ -147,6 +147,7 @@ class SGREHead(nn.Module):
         branches: str = "both",
     ):
         super().__init__()
+        label_embeddings = torch.as_tensor(label_embeddings)  # a numpy array will do; a Parameter stays one
         if label_embeddings.dim() != 2:
             raise ValueError(f"label_embeddings have shape {tuple(label_embeddings.shape)}, not (L, T)")
         if feat_dim % num_heads:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .datasets.prepared import PreparedDataset, Split
+from .datasets.prepared import Split
 from .distributed import choose_device
 from .errors import UserError
 from .evaluation import score_split
-from .experiment import load_experiment
+from .experiment import BEST, load_experiment, open_dataset
 from .figures import draw_heatmap, judge, save_figure
 from .files import write_array, write_json
 from .model import PatchModel
@@ -122,8 +122,10 @@ def visualize(
     """
     if limit < 1:
         raise UserError(f"--limit {limit} is below 1")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold} is not between 0 and 1")
     model, settings, names = load_experiment(exp_dir, data=data, data_root=data_root)
-    prepared = PreparedDataset(data if data is not None else settings.data, data_root or settings.data_root)
+    prepared = open_dataset(settings, data, data_root)
     if prepared.labels != names:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
     asked = [] if labels in ("present", "predicted") else [name.strip() for name in labels.split(",")]
@@ -185,6 +187,11 @@ def choose_gallery(exp_dir: str | os.PathLike) -> list[Path]:
 
 def _stored_scores(folder: Path, split: Split) -> np.ndarray | None:
     """The scores that `evaluate` left, where they are of this split."""
+    if (
+        not (folder / "scores.npy").exists()
+        or (folder / BEST).stat().st_mtime > (folder / "scores.npy").stat().st_mtime
+    ):
+        return None  # the model has been trained on since
     try:
         scores, targets = np.load(folder / "scores.npy"), np.load(folder / "targets.npy")
     except (OSError, ValueError):

@@ -61,7 +61,7 @@ def build_model(
     When neither is given they are read from the configuration's dataset.
     Raises UserError for what cannot be built, naming the option.
     """
-    settings = config if isinstance(config, TrainSettings) else make_settings(**config)
+    settings = config if isinstance(config, TrainSettings) else make_settings(needs_data=False, **config)
     if label_embeddings is None and label_count is None:
         from .datasets.prepared import PreparedDataset
         from .semantics import read_label_embeddings

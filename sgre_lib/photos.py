@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,12 +118,16 @@ def make_loader(dataset: PhotoDataset, workers: int, device: torch.device, **ord
 
 def _start_method() -> str | None:
     # fork is quick to start and safe as long as a worker touches neither CUDA nor threads, which these do not.
-    return "fork" if os.name == "posix" and hasattr(os, "fork") else None
+    return "fork" if sys.platform == "linux" else None
 
 
 def _start_worker(_: int) -> None:
     import signal
 
     torch.set_num_threads(1)
+    if hasattr(os, "setpgrp"):
+        # Launchers and terminals signal the whole process group. The trainer must outlive the signal to save its state,
+        # and cannot where its loaders die of it; they end by themselves when the trainer has ended.
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle: it stops its workers itself
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the trainer's handler, which a forked worker inherits

@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyter_client.manager import AsyncKernelManager
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .datasets.prepared import DATASET_NAMES, prepared_folder
 from .errors import UserError
@@ -233,7 +233,7 @@ def _reproduce_table(
                     future.result()
         outcome = table_results(table, root)
         write_table(table, outcome, folder)
-        if report and (pending or not (folder / "report.html").exists() or _report_is_old(folder, outcome)):
+        if report and (pending or not (folder / "report.html").exists() or _report_is_old(table, folder, outcome)):
             make_report(table, root)
         if report:
             _say(f"report: {folder / 'report.html'}")
@@ -247,9 +247,10 @@ def _say(text: str) -> None:
     tqdm.write(text)
 
 
-def _report_is_old(folder: Path, outcome: list[RowResult]) -> bool:
+def _report_is_old(table: Table, folder: Path, outcome: list[RowResult]) -> bool:
+    """Whether a row, or the table's file (a published value typed in, say), is newer than the report."""
     made = (folder / "report.html").stat().st_mtime
-    files = [result.folder / "row.json" for result in outcome if result.state == "done"]
+    files = [table.path, *(result.folder / "row.json" for result in outcome if result.state == "done")]
     return any(path.stat().st_mtime > made for path in files)
 
 

@@ -23,7 +23,7 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings of one training run. Defaults are the released recipe's, except where the text says "ours"."""
+    """The settings of one training run. Defaults are the published recipe's, except where the text says "ours"."""
 
     # What is trained
     data: str = option("", "dataset name (data/<name>) or the path of a prepared folder", kind=str)
@@ -77,11 +77,11 @@ class TrainSettings:
     exp_dir: str | None = option(None, "experiment folder; default experiments/mlic_<data>/exp<N>", kind=str)
     resume: bool = option(False, "go on from checkpoints/last.pth of --exp-dir")
 
-    def check(self) -> TrainSettings:
-        """These settings, or UserError naming the first option that cannot be."""
+    def check(self, *, needs_data: bool = True) -> TrainSettings:
+        """These settings, or UserError naming the first option that cannot be. needs_data: `data` must be given."""
         for item in fields(self):
             _check_value(item, getattr(self, item.name))
-        if not self.data:
+        if needs_data and not self.data and not self.resume:
             raise UserError("--data is missing: a dataset's name or the path of a prepared folder")
         if self.batch_size % self.processes:
             raise UserError(f"--batch-size {self.batch_size} is not a multiple of --processes {self.processes}")
@@ -139,7 +139,7 @@ def option_kind(item: dataclasses.Field) -> type:
     return item.metadata.get("kind") or type(item.default)
 
 
-def make_settings(**values: Any) -> TrainSettings:
+def make_settings(*, needs_data: bool = True, **values: Any) -> TrainSettings:
     """Settings from keyword arguments, checked; text such as "9e-05" is read as the number it says.
 
     Raises UserError for an unknown name (with the nearest known one) and for a value out of its range.
@@ -149,7 +149,8 @@ def make_settings(**values: Any) -> TrainSettings:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise UserError(f"unknown setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
-    return TrainSettings(**{name: coerce(known[name], value) for name, value in values.items()}).check()
+    settings = TrainSettings(**{name: coerce(known[name], value) for name, value in values.items()})
+    return settings.check(needs_data=needs_data)
 
 
 def coerce(item: dataclasses.Field, value: Any) -> Any:
@@ -215,7 +216,6 @@ def read_config(path: Path) -> tuple[TrainSettings, dict[str, Any]]:
             values[ours] = coerce(known[ours], value)
         else:
             left_over[name] = value
-    left_over.pop("derived", None)
     if not isinstance(values.get("data"), str) or not values["data"]:
         raise UserError(f"{path} does not say which data it was trained on (data: ...)")
     settings = TrainSettings(**values)

@@ -21,16 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .checkpoints import read_checkpoint, write_checkpoint
 from .datasets.prepared import PreparedDataset, Split
 from .distributed import Processes, choose_device, join_processes, launch, started_by_torchrun
 from .ema import MovingAverage
-from .errors import UserError
+from .errors import NonFiniteLoss, Stopped, UserError
 from .evaluation import autocast, score_images
 from .experiment import BEST, LAST, check_experiment_folder, claim_experiment_folder
 from .files import find_file, folder_lock, write_array, write_text
@@ -48,21 +49,6 @@ PATIENCE = 3
 
 HISTORY_COLUMNS = ("epoch", "train_loss", "lr", "mAP", "ema_mAP", "seconds")
 LOG = logging.getLogger("sgre_lib.training")
-
-
-class Stopped(SystemExit):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state. Exit status 1."""
-
-    def __init__(self, message: str):
-        super().__init__(1)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became infinite or NaN. The message says at which epoch and batch."""
 
 
 @dataclass
@@ -95,11 +81,16 @@ def train(settings: TrainSettings | None = None, *, progress: bool = True, **opt
     prepared = PreparedDataset(settings.data, settings.data_root)
     embeddings = read_label_embeddings(settings.embed_type, prepared) if settings.model == "mlic" else None
     splits = {name: prepared.split(name) for name in ("train", "test")}
-    choose_device(settings.device)
+    if settings.resume:
+        check_resumed_data(Path(settings.exp_dir).expanduser(), prepared, embeddings)
+    device = choose_device(settings.device)
     if settings.processes > 1 and not started_by_torchrun():
-        _build(
-            settings.replace(pretrained=False, backbone_weights=None), prepared, embeddings
-        )  # refuse here, in one line
+        if device.type == "cuda" and (":" in settings.device or settings.processes > torch.cuda.device_count()):
+            raise UserError(
+                f"--processes {settings.processes} needs a CUDA device each: there are {torch.cuda.device_count()}, and "
+                f"--device {settings.device} must not name one"
+            )
+        _build(settings, prepared, embeddings)  # what cannot be built is refused here, before a folder is claimed
         folder = claim_experiment_folder(settings, prepared.name)
         launch(["train", *settings.replace(exp_dir=str(folder), processes=1).arguments()], settings.processes)
         return TrainResult(folder, read_history(folder))
@@ -138,11 +129,25 @@ def resumed_settings(asked: TrainSettings) -> TrainSettings:
         if name not in free and wanted not in (kept, getattr(defaults, name)):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"--resume: {flag} {wanted} differs from {kept} in {asked.exp_dir}/config.yaml")
-    return stored.replace(**{name: getattr(asked, name) for name in free})
+    changed = {name: getattr(asked, name) for name in free if getattr(asked, name) != getattr(defaults, name)}
+    return stored.replace(**changed).check()
 
 
 def _build(settings: TrainSettings, prepared: PreparedDataset, embeddings: np.ndarray | None) -> PatchModel:
-    return build_model(settings, label_embeddings=embeddings, label_count=len(prepared.labels))
+    # A resumed run's weights come from its checkpoint.
+    pretrained = False if settings.resume else None
+    return build_model(settings, pretrained, label_embeddings=embeddings, label_count=len(prepared.labels))
+
+
+def check_resumed_data(folder: Path, prepared: PreparedDataset, embeddings: np.ndarray | None) -> None:
+    """UserError where the prepared dataset or its label embeddings changed since the experiment in `folder` began."""
+    _, more = read_config(folder / "config.yaml")
+    then = (more.get("derived") or {}).get("data_fingerprint")
+    if then not in (None, prepared.fingerprint()):
+        raise UserError(f"--resume: the lists in {prepared.folder} have changed since {folder} was begun")
+    stored = folder / "label_embeddings.npy"
+    if embeddings is not None and stored.exists() and not np.array_equal(np.load(stored), embeddings):
+        raise UserError(f"--resume: the label embeddings of {prepared.folder} have changed since {folder} was begun")
 
 
 def _write_description(folder, settings, prepared, embeddings, model, processes) -> None:
@@ -243,7 +248,8 @@ class Trainer:
         self.settings, self.folder, self.processes, self.progress = settings, folder, processes, progress
         self.device = processes.device
         if processes.world > 1 and self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            # timm's converter: torch's own drops the activation that timm's BatchNormAct2d carries.
+            model = convert_sync_batchnorm(model)
         self.model = model.to(self.device)
         self.average = MovingAverage(self.model, settings.ema_decay)
         self.parallel: nn.Module = self.model
@@ -303,7 +309,8 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            self.scaler.load_state_dict(state["scaler"])
+            if state["scaler"]:  # empty where the run did not scale its loss before
+                self.scaler.load_state_dict(state["scaler"])
             rank = self.processes.rank
             if len(state["generators"]) == self.processes.world:  # else: other processes than before, fresh dropout
                 torch.set_rng_state(state["generators"][rank]["cpu"])
@@ -364,6 +371,7 @@ class Trainer:
                 self.seconds = time.perf_counter() - started
                 if self.batch < total and self.processes.any(self.stop_asked):
                     self._account(pending, bar)
+                    pending = None
                     self.save()
                     raise Stopped(
                         f"stopped at epoch {self.epoch}, batch {self.batch} of {total}; "
@@ -398,8 +406,8 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteLoss(
-                f"the loss is {value} at epoch {self.epoch}, batch {self.batch} (counted from 0): a lower --lr, or full "
-                f"precision instead of --amp, may help; {LAST} holds the state before this epoch"
+                f"the loss is {value} at epoch {self.epoch}, batch {self.batch} of {self.batches.batches_an_epoch}: a "
+                f"lower --lr, or full precision instead of --amp, may help; {LAST} holds the last good state"
             )
         self.loss_sum += value
         if not bar.disable:
@@ -445,7 +453,8 @@ class Trainer:
         )  # fmt: skip
         whole = np.zeros((2, *self.test.targets.shape), np.float32)
         for part, rows in self.processes.gather((np.stack(scores), indices)):
-            whole[:, rows] = part
+            if len(rows):
+                whole[:, rows] = part
         if not np.isfinite(whole).all():
             raise NonFiniteLoss(f"scores are not finite after epoch {self.epoch}: a lower --lr may help")
         return tuple(float(average_precision(s, self.test.targets, self.test.ignore).mean()) for s in whole)

@@ -119,3 +119,14 @@ def test_rule_takes_hits_false_alarms_and_misses_in_turn():
     chosen = choose_images(scores, targets, 4)
     assert chosen == [(0, "hit", 0), (1, "false alarm", 1), (2, "missed", 0), (3, "hit", 0)]
     assert len(choose_images(scores, targets, 9)) == 4
+
+
+def test_the_latest_experiment_is_found_wherever_it_lies(experiment, small_mini, tmp_path, monkeypatch):
+    from sgre_lib.experiment import latest_experiment
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="run 03_train first"):
+        latest_experiment()
+    for name in ("mlic_mini/exp1", "results/table/row/experiment"):
+        shutil.copytree(experiment, tmp_path / "experiments" / name, copy_function=shutil.copy)
+    assert latest_experiment(small_mini) == tmp_path / "experiments/results/table/row/experiment"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -177,6 +179,25 @@ def test_a_row_that_stored_other_parameters_is_not_done(tmp_path, fake):
     assert table_results(read_table(table), tmp_path / "results")[0].state == "interrupted"
     row.write_text("half a fi")
     assert table_results(read_table(table), tmp_path / "results")[0].state == "interrupted"
+
+
+def test_a_published_value_typed_in_later_reaches_the_report(tmp_path, fake, monkeypatch):
+    table = write(tmp_path / "t.toml", tmp_path, bad="lamda = 0.2")
+    made = []
+
+    def make_report(declared, root):
+        made.append(declared.rows[0].published)
+        (root / declared.name / "report.html").write_text("x")
+
+    monkeypatch.setattr(module, "make_report", make_report)
+    for _ in range(2):
+        reproduce(table, results=tmp_path / "results", progress=False)
+    assert len(made) == 1
+    text = table.read_text().replace('name = "good"', 'name = "good"\npublished = { mAP = 0.9 }\nsource = "the paper"')
+    table.write_text(text)
+    os.utime(table, (time.time() + 5,) * 2)
+    reproduce(table, results=tmp_path / "results", progress=False)
+    assert made[1] == {"mAP": 0.9}
 
 
 def test_rows_side_by_side(tmp_path, fake):

@@ -105,6 +105,72 @@ def test_sigterm_saves_and_resume_goes_on(small_mini, tmp_path):
     assert state["epoch"] == done + 1
 
 
+def test_resume_needs_nothing_but_the_folder(small_mini, data_root, tmp_path):
+    """`sgre train --resume --exp-dir DIR` alone, also where the run was begun with a data root and a device."""
+    exp_dir = tmp_path / "exp"
+    first = options(small_mini, exp_dir=str(exp_dir), epochs=1, data_root=str(data_root), device="cpu")
+    train(**first, progress=False)
+    done = run_sgre("train", "--resume", "--exp-dir", exp_dir)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((exp_dir / "config.yaml").read_text())
+    assert (config["data_root"], config["device"], config["num_workers"]) == (str(data_root), "cpu", 0)
+
+
+def test_resume_notices_changed_data(small_mini, data_root, tmp_path):
+    import shutil
+
+    copy = tmp_path / "mini"
+    shutil.copytree(small_mini, copy)
+    train(**options(copy, exp_dir=str(tmp_path / "exp"), epochs=1, data_root=str(data_root)), progress=False)
+    lines = (copy / "train.txt").read_text().splitlines()
+    (copy / "train.txt").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(UserError, match="have changed since"):
+        train(resume=True, exp_dir=str(tmp_path / "exp"), progress=False)
+
+
+def test_a_signal_to_the_whole_group_lets_the_trainer_save(small_mini, tmp_path):
+    """Terminals and launchers signal the loading processes too; the trainer must not die of their death."""
+    settings = make_settings(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=500, num_workers=1))
+    command = [sys.executable, "-m", "sgre_lib", "train", *settings.arguments()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for _ in range(600):
+        if (tmp_path / "exp" / "history.csv").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "--resume" in errors.splitlines()[-1]
+
+
+def test_synchronised_batch_norms_keep_their_activation():
+    """timm's batch norms may carry an activation, which PyTorch's own converter would drop."""
+    from sgre_lib.training import convert_sync_batchnorm
+
+    model = build_model({"arch": "tf_efficientnet_lite0", "image_size": 64}, False, label_count=3)
+    keys = list(model.state_dict())
+    before = sum(type(module).__name__ == "BatchNormAct2d" for module in model.modules())
+    model = convert_sync_batchnorm(model)
+    assert before > 0
+    assert sum(type(module).__name__ == "SyncBatchNormAct" for module in model.modules()) == before
+    assert list(model.state_dict()) == keys
+
+
+def test_a_mistake_found_by_one_of_several_processes_is_one_line(small_mini, data_root, tmp_path):
+    import shutil
+
+    copy = tmp_path / "mini"
+    shutil.copytree(small_mini, copy)
+    names = (copy / "train.txt").read_text().splitlines()
+    (copy / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (copy / "train.txt").write_text("\n".join([*names, "broken.jpg\tsun"]) + "\n")
+    done = run_sgre("train", *make_settings(**options(copy, processes=2)).arguments(),
+                    "--data-root", data_root, "--exp-dir", tmp_path / "exp")  # fmt: skip
+    assert done.returncode == 2
+    assert "broken.jpg cannot be read" in done.stderr.strip().splitlines()[-1]
+
+
 def test_two_processes_score_like_one_and_share_the_batch(small_mini, tmp_path):
     """Started from a function call, as from a notebook cell. Batch norms differ on a CPU, so the loss only nearly."""
     one = train(**options(small_mini, exp_dir=str(tmp_path / "one"), epochs=1), progress=False)

@@ -37,14 +37,15 @@ def prepare(
         raise UserError(f"--out {folder} is a file, not a folder")
     labels, train, test = _READERS[data](root, progress)
     _check_missing({"train": train, "test": test}, skip_missing)
+    if data == "mini":  # before the lists: a folder with lists is whole
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_mini_companions(folder)
     prepared = write_prepared(folder, labels, train, test, source=data, data_root=root)
     deviation = count_deviation(data, len(labels), len(train.names), len(test.names))
     if deviation:
         print(deviation, file=sys.stderr)
     if data == "vg500":
         write_text(folder / "label_agreement.csv", labels.agreement_csv())
-    if data == "mini":
-        _write_mini_companions(folder)
     return prepared
 
 

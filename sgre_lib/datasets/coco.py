@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import ijson
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..errors import UserError
 from .prepared import RawSplit

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import read_lines

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..backbones import make_backbone
 from ..checkpoints import write_checkpoint

@@ -233,6 +233,8 @@ def write_prepared(
         for row, ignored in enumerate(test.ignore):
             mask[row, [index[label] for label in ignored]] = 1
         write_array(out / "ignore.npy", mask)
+    elif (out / "ignore.npy").exists():
+        os.replace(out / "ignore.npy", out / "ignore.npy.previous")  # another dataset's; nothing is deleted
     missing = {"train": train.missing or [], "test": test.missing or []}
     write_text(out / "label.txt", "".join(f"{label}\n" for label in labels))
     prepared = PreparedDataset(out, data_root)
