@@ -418,7 +418,7 @@ def draw_heatmap(
             ax.set_title(f"{label} {score:.2f}\n{judge(score, truth, threshold)}", fontsize=8)
         if shown is not None:
             bar = figure.colorbar(shown, ax=axes, shrink=0.8, aspect=25, pad=0.02)
-            bar.set_label("attention (1 = even share)", fontsize=8)
+            bar.set_label("times even", fontsize=8)
             bar.solids.set_alpha(1)
         if title:
             figure.suptitle(title, fontsize=9)
