@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--check",
         action="store_true",
-        help="check the prepared folder as it is (lists, mask, every photo); writes nothing",
+        help="check the prepared folder, or else the raw dataset: lists, mask, every photo; writes nothing",
     )
 
     verb = verbs.add_parser("embed", help="compute the label embeddings of a prepared dataset")
@@ -178,9 +178,9 @@ def _prepare(options: dict) -> int | None:
     from .datasets import prepare
 
     if options.pop("check"):
-        from .datasets.inspection import inspect
+        from .datasets import check
 
-        found = inspect(options["out"] or options["data"], data_root=options["data_root"])
+        found = check(options["data"], data_root=options["data_root"], out=options["out"])
         print(found.text())
         return 0 if found.ok else 2
     prepared = prepare(**options)

@@ -114,3 +114,17 @@ def test_fingerprint_is_the_same_wherever_the_data_lies(tree, tmp_path_factory):
     assert first.fingerprint() == second.fingerprint()
     (elsewhere / "out" / "ignore.npy").unlink()
     assert PreparedDataset(elsewhere / "out").fingerprint() != second.fingerprint()
+
+
+def test_a_raw_dataset_is_checked_without_preparing_it(tree, tmp_path, monkeypatch):
+    from sgre_lib.datasets import check
+
+    monkeypatch.chdir(tmp_path)
+    assert check("voc2007", data_root=tree, progress=False).ok
+    (tree / "VOC2007" / "JPEGImages" / "a1.jpg").write_bytes(b"cut")
+    (tree / "VOC2007" / "JPEGImages" / "b2.jpg").unlink()
+    found = check("voc2007", data_root=tree, progress=False)
+    assert not found.ok
+    assert "a1.jpg" in found.text()
+    assert "b2.jpg" in found.text()
+    assert not (tmp_path / "data").exists()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from ..errors import UserError
 from ..files import open_atomic, working_root, write_text
-from .inspection import count_deviation
-from .prepared import DATASET_NAMES, PreparedDataset, RawSplit, default_data_root, write_prepared
+from .inspection import Inspection, count_deviation, inspect
+from .prepared import DATASET_NAMES, PreparedDataset, RawSplit, default_data_root, prepared_folder, write_prepared
 
-__all__ = ["DATASET_NAMES", "PreparedDataset", "default_data_root", "prepare"]
+__all__ = ["DATASET_NAMES", "PreparedDataset", "check", "default_data_root", "prepare"]
 
 
 def prepare(
@@ -47,6 +49,37 @@ def prepare(
     if data == "vg500":
         write_text(folder / "label_agreement.csv", labels.agreement_csv())
     return prepared
+
+
+def check(
+    data: str,
+    *,
+    data_root: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Inspection:
+    """Everything that is wrong with a dataset, before training on it; writes nothing.
+
+    data: a dataset's name or a prepared folder (`out`: another one). Where a named dataset is not prepared yet, its raw
+    form is read as `prepare` would read it and its photos are checked; a photo that the raw lists have and the disk has
+    not is then an error. See `inspection.inspect` for what is found. Raises UserError where there is nothing to check.
+    """
+    folder = prepared_folder(out if out is not None else data)
+    if folder.is_dir() or data not in DATASET_NAMES:
+        return inspect(folder, data_root=data_root, progress=progress)
+    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    if data == "mini" and not (root / "mini").is_dir():
+        raise UserError(
+            f"there is no mini to check, neither {folder} nor {root / 'mini'}: sgre prepare --data mini draws it"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
+        found = inspect(prepared.folder, data_root=root, progress=progress)
+        missing = json.loads((prepared.folder / "prepared.json").read_text(encoding="utf-8"))["missing"]
+    for split, names in missing.items():
+        for name in names:
+            found.add("error", "photo that the raw lists have and the disk has not", f"{split}: {name}")
+    return found
 
 
 def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
