@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -91,9 +90,15 @@ def measure_memory(case: str, which: str) -> None:
     # The weights' gradients are the model's own: they are there before, so that only the step's tensors are counted.
     for parameter in head.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident()
     step(head, features, targets)
-    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    print(json.dumps(peak_resident() - before))
+
+
+def peak_resident() -> float:
+    """Peak resident memory of this process so far, MB. getrusage will not do: a child starts with its parent's peak."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
