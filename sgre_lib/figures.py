@@ -16,6 +16,7 @@ import numpy as np
 import seaborn
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .files import open_atomic
@@ -172,13 +173,18 @@ def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> 
         left.plot(epochs, [row["train_loss"] for row in history], marker="." if len(history) < 3 else None)
         left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         left.set_title("training loss")
-        for key, name, moved in (("mAP", "model", -6), ("ema_mAP", "moving average", 6)):
-            values = [100 * row[key] for row in history]
-            (line,) = right.plot(epochs, values, marker="." if len(history) < 3 else None)
+        ends = {key: 100 * history[-1][key] for key in ("mAP", "ema_mAP")}
+        for key, name in (("mAP", "model"), ("ema_mAP", "moving average")):
+            (line,) = right.plot(epochs, [100 * row[key] for row in history], marker="." if len(history) < 10 else None)
+            # The higher line's name goes above its end, the other's below, so that close ends stay legible.
+            higher = ends[key] == max(ends.values()) and (key == "mAP" or ends["mAP"] != ends["ema_mAP"])
             right.annotate(
-                name, (epochs[-1], values[-1]), (4, moved), textcoords="offset points", va="center",
-                color=line.get_color(), fontsize=8,
+                name, (epochs[-1], ends[key]), (0, 6 if higher else -10), textcoords="offset points",
+                color=line.get_color(), fontsize=8, ha="right", va="center", annotation_clip=False,
             )  # fmt: skip
+        for ax in (left, right):
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        right.margins(y=0.12)
         right.set(xlabel="epoch", ylabel="test mAP, %")
         right.set_title(f"best moving average: mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}")
         if title:
@@ -313,7 +319,7 @@ def draw_thresholds(scores: np.ndarray, targets: np.ndarray, threshold: float = 
 def draw_position_map(position_map: np.ndarray) -> Figure:
     """Four channels of a sine position map (D, H, W): two that encode y, two that encode x."""
     half = len(position_map) // 2
-    channels = [0, half // 2, half, half + half // 2]
+    channels = [0, min(6, half - 1), half, half + min(6, half - 1)]
     with figure_style():
         figure, axes = make_figure(1, len(channels), height=1.9)
         for ax, channel in zip(axes.flat, channels, strict=True):
