@@ -141,7 +141,9 @@ def folder_lock(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
     path = Path(folder) / ".lock"
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A record lock belongs to this process alone. A flock would be shared with forked image loaders, which live
+            # on for seconds after the trainer was killed and would keep a prompt --resume out.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             raise UserError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None

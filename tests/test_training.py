@@ -144,6 +144,25 @@ def test_a_signal_to_the_whole_group_lets_the_trainer_save(small_mini, tmp_path)
     assert "--resume" in errors.splitlines()[-1]
 
 
+def test_resume_right_after_a_kill(small_mini, tmp_path):
+    """SIGKILL leaves no time to clean up: loaders linger, but neither they nor a lock keep the next run out."""
+    whole = train(**options(small_mini, exp_dir=str(tmp_path / "whole"), epochs=4), progress=False)
+    settings = make_settings(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=4, num_workers=1))
+    command = [sys.executable, "-m", "sgre_lib", "train", *settings.arguments()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if (tmp_path / "exp" / "history.csv").exists():
+            break
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    done = run_sgre("train", "--resume", "--exp-dir", tmp_path / "exp")
+    assert done.returncode == 0, done.stderr
+    a, b = (read_checkpoint(folder / "checkpoints/last.pth") for folder in (whole.exp_dir, tmp_path / "exp"))
+    assert all(torch.equal(a["average"][key], b["average"][key]) for key in a["average"])
+
+
 def test_synchronised_batch_norms_keep_their_activation():
     """timm's batch norms may carry an activation, which PyTorch's own converter would drop."""
     from sgre_lib.training import convert_sync_batchnorm
