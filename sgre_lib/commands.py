@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from .errors import NonFiniteLoss, Stopped, UserError
-from .files import write_text
+from .files import check_out, write_text
 from .settings import TrainSettings, make_settings, option_kind
 
 
@@ -234,7 +234,7 @@ def _visualize(options: dict) -> None:
 
 
 def _predict(options: dict) -> int:
-    from .prediction import check_out, describe_unreadable, format_predictions, predict
+    from .prediction import describe_unreadable, format_predictions, predict
 
     form, out = options.pop("format"), options.pop("out")
     out = None if out is None else check_out(out)

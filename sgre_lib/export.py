@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .experiment import load_experiment
-from .files import open_atomic
+from .files import check_out, open_atomic
 from .model import PatchModel, build_model
-from .prediction import check_out
 from .provenance import code_version, package_versions
 from .settings import TrainSettings
 from .transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -106,11 +105,8 @@ class OnnxModel(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         output = self.model(images)
         scores = torch.sigmoid(output.logits)
-        if output.alignment is None:
-            return (scores,)
-        height, width = self.model.head.grid
-        # A class token's share, where a ViT keeps it, comes first.
-        return scores, output.alignment[:, :, -height * width :].unflatten(2, (height, width))
+        maps = self.model.alignment_maps(output)
+        return (scores,) if maps is None else (scores, maps)
 
 
 def resize_model(model: PatchModel, settings: TrainSettings, image_size: int, label_count: int) -> PatchModel:

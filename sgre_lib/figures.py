@@ -389,7 +389,7 @@ def draw_heatmap(
     maps: np.ndarray,
     labels: Sequence[str],
     scores: Sequence[float],
-    present: Sequence[bool],
+    present: Sequence[bool] | None,
     *,
     threshold: float = 0.5,
     title: str = "",
@@ -397,9 +397,13 @@ def draw_heatmap(
 ) -> Figure:
     """The photo, and for each label its alignment map over the grey photo with score and truth in the title.
 
-    maps: (labels, H, W), each summing to 1. Colours say how many times the even share 1 / (H W) a patch gets, on one
+    maps: (labels, H, W), each summing to 1. present: the truth of each label, or None where it is not known; the title
+    then has the score alone. Colours say how many times the even share 1 / (H W) a patch gets, on one
     scale for the whole figure; what gets little stays grey.
     """
+    outcomes = [""] * len(labels)
+    if present is not None:
+        outcomes = [judge(score, truth, threshold) for score, truth in zip(scores, present, strict=True)]
     with figure_style():
         panels = len(labels) + 1
         columns = min(columns, panels)
@@ -415,22 +419,23 @@ def draw_heatmap(
         top = max(2.0, float(shares.max(initial=0.0)))
         grey = photo.convert("L")
         shown = None
-        for ax, share, label, score, truth in zip(axes.flat[1:], shares, labels, scores, present, strict=False):
+        for ax, share, label, score, outcome in zip(axes.flat[1:], shares, labels, scores, outcomes, strict=False):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
             smooth = np.asarray(
                 Image.fromarray(share.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
             ).clip(0, top)
             shown = ax.imshow(smooth, cmap="magma", vmin=0, vmax=top, alpha=0.85 * np.sqrt(smooth / top))
-            ax.set_title(f"{label} {score:.2f}\n{judge(score, truth, threshold)}", fontsize=8)
+            ax.set_title(f"{label} {score:.2f}\n{outcome}".rstrip(), fontsize=8)
         if shown is not None:
             bar = figure.colorbar(shown, ax=axes, shrink=0.8, aspect=25, pad=0.02)
             bar.set_label("times even", fontsize=8)
             bar.solids.set_alpha(1)
         if title:
-            figure.suptitle(title, fontsize=9)
+            # matplotlib reads what stands between dollar signs as a formula; a file's name may have some.
+            figure.suptitle(title.replace("$", r"\$"), fontsize=9)
     said = "; ".join(
-        f"{label} scores {score:.2f} ({judge(score, truth, threshold)}), most attention {describe_place(one)}"
-        for label, score, truth, one in zip(labels, scores, present, maps, strict=True)
+        f"{label} scores {score:.2f}{f' ({outcome})' if outcome else ''}, most attention {describe_place(one)}"
+        for label, score, outcome, one in zip(labels, scores, outcomes, maps, strict=True)
     )
     return with_alt(figure, f"Alignment maps{' of ' + title if title else ''}: {said or 'no label'}.")
 

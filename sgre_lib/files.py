@@ -39,6 +39,16 @@ def find_file(path: str | os.PathLike) -> Path:
     return below if not given.exists() and below.exists() else given
 
 
+def check_out(path: str | os.PathLike) -> Path:
+    """The path of a file that `--out` names, or UserError where no file can be written there."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: the folder does not exist")
+    return path
+
+
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Open a file for writing that appears under `path` only when the block ends without an error.

@@ -26,7 +26,7 @@ from .transforms import make_transform
 def align(model: PatchModel, settings, paths: Sequence[Path], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N, L) and alignment maps (N, L, H, W) of some photos, one at a time, by a model in evaluation mode.
 
-    A map sums to 1. A class token's share, where a ViT keeps it, is left out and the rest is not rescaled.
+    A map sums to 1; see `PatchModel.alignment_maps` for models with a class token.
     Raises UserError where the model has no alignment (`branches: patch`).
     """
     transform = make_transform(settings, training=False)
@@ -35,12 +35,11 @@ def align(model: PatchModel, settings, paths: Sequence[Path], device: torch.devi
     for path in paths:
         pixels = torch.from_numpy(transform(read_photo(path)))[None].to(device)
         output = model(pixels)
-        if output.alignment is None:
+        aligned = model.alignment_maps(output)
+        if aligned is None:
             raise UserError("this model has no object branch (branches: patch), so it aligns no label with patches")
-        height, width = model.head.grid
-        patches = output.alignment[0, :, -height * width :]
         scores.append(torch.sigmoid(output.logits[0].float()).cpu().numpy())
-        maps.append(patches.float().reshape(len(patches), height, width).cpu().numpy())
+        maps.append(aligned[0].float().cpu().numpy())
     return np.stack(scores), np.stack(maps)
 
 

@@ -45,6 +45,16 @@ class PatchModel(nn.Module):
     def forward(self, images: Tensor) -> HeadOutput:
         return self.head(self.features(images))
 
+    def alignment_maps(self, output: HeadOutput) -> Tensor | None:
+        """An output's alignment on the grid, (B, L, H, W); None where the model has none.
+
+        A class token's share, where a ViT keeps it, comes first: it is left out, and the rest is not rescaled.
+        """
+        if output.alignment is None:
+            return None
+        height, width = self.head.grid
+        return output.alignment[:, :, -height * width :].unflatten(2, (height, width))
+
 
 def build_model(
     config: TrainSettings | dict,

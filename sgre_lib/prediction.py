@@ -233,7 +233,6 @@ def _score(
 ) -> Iterator[tuple[Path, np.ndarray, np.ndarray | None, str | None]]:
     """(path, scores (L,), alignment maps (L, H, W) or None, error or None) of each photo, in order."""
     model = model.to(device).eval()
-    height, width = model.head.grid
     with tqdm(total=len(paths), desc="predicting", unit="image", leave=False, disable=not progress) as bar:
         for pixels, readable, unreadable in loader:
             rows = {i: (paths[i], np.full(label_count, np.nan, np.float32), None, error) for i, error in unreadable}
@@ -241,11 +240,8 @@ def _score(
                 with autocast(device, amp):
                     output = model(pixels.to(device, non_blocking=True))
                 scores = torch.sigmoid(output.logits.float()).cpu().numpy()
-                maps = [None] * len(readable)
-                if output.alignment is not None:
-                    # A class token's share, where a ViT keeps it, comes first and is left out.
-                    patches = output.alignment[:, :, -height * width :].float()
-                    maps = patches.unflatten(2, (height, width)).cpu().numpy()
+                aligned = model.alignment_maps(output)
+                maps = [None] * len(readable) if aligned is None else aligned.float().cpu().numpy()
                 rows |= {i: (paths[i], scores[row], maps[row], None) for row, i in enumerate(readable)}
             for index in sorted(rows):
                 yield rows[index]
@@ -277,21 +273,11 @@ def draw_prediction(
 
     maps: (labels, H, W), each summing to 1.
     """
-    from .figures import describe_place, draw_heatmap, figure_style, with_alt
+    from .figures import draw_heatmap
 
     photo = photo.copy()
     photo.thumbnail((HEATMAP_SIDE, HEATMAP_SIDE))
-    # matplotlib reads what stands between dollar signs as a formula.
-    figure = draw_heatmap(photo, maps, labels, scores, [True] * len(labels), title=title.replace("$", r"\$"), columns=4)
-    with figure_style():
-        # What became of a label is not known without its truth: only its name and score are written over its map.
-        for ax, label, score in zip(figure.axes[1:], labels, scores, strict=False):
-            ax.set_title(f"{label} {score:.2f}", fontsize=8)
-    said = "; ".join(
-        f"{label} scores {score:.2f}, most attention {describe_place(one)}"
-        for label, score, one in zip(labels, scores, maps, strict=True)
-    )
-    return with_alt(figure, f"Alignment maps{' of ' + title if title else ''}: {said}.")
+    return draw_heatmap(photo, maps, labels, scores, None, title=title, columns=4)
 
 
 def _write_figure(target: Path, photo: Path, maps: np.ndarray, labels: list[str], scores: np.ndarray) -> None:
@@ -357,13 +343,3 @@ def _encodable(text: str) -> str:
 def _digits(score: float) -> float:
     """A float32 score as the shortest number that says it: 0.9, not 0.8999999761581421."""
     return float(str(np.float32(score)))
-
-
-def check_out(path: str | os.PathLike) -> Path:
-    """The path of a file to write, or UserError where it cannot be one."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise UserError(f"--out {path} is a folder")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: the folder does not exist")
-    return path

@@ -14,6 +14,7 @@ is done when its own row.json is there and says the declared parameters, and unk
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import os
@@ -291,6 +292,7 @@ def _run_row(table: Table, row: Row, root: Path, force: bool, problem: str | Non
     folder.mkdir(parents=True, exist_ok=True)
     experiment = folder / "experiment"
     started, begun = time.monotonic(), _now()
+    spent_before = _training_seconds(experiment)  # of a row that was interrupted and goes on
     for name in ("failed.json", "row.json"):
         if (folder / name).exists():
             os.replace(folder / name, folder / f"previous_{name}")
@@ -313,8 +315,7 @@ def _run_row(table: Table, row: Row, root: Path, force: bool, problem: str | Non
         write_json(folder / "failed.json", {"parameters": row.parameters, "error": str(failure), "started": begun})
         _say(f"{table.name}: {row.name}: failed: {failure}")
         return
-    # A row that was interrupted has spent its earlier training time too: the history knows it.
-    seconds = time.monotonic() - started
+    seconds = spent_before + time.monotonic() - started
     about = {
         "started": begun, "seconds": seconds, "code_version": code_version(), "versions": package_versions(),
         "notebooks": [f"{notebook}.ipynb" for notebook, _ in steps],
@@ -323,6 +324,15 @@ def _run_row(table: Table, row: Row, root: Path, force: bool, problem: str | Non
     metrics = {name: result.get(name) for name in COLUMNS}
     write_json(folder / "row.json", {"row": row.name, "parameters": row.parameters, "metrics": metrics, **about})
     _say(f"{table.name}: {row.name}: mAP {100 * metrics['mAP']:.1f} in {seconds:.0f} s")
+
+
+def _training_seconds(experiment: Path) -> float:
+    """Seconds of the epochs that an experiment's history.csv has; 0 where there is none yet."""
+    try:
+        with open(experiment / "history.csv", encoding="utf-8", newline="") as file:
+            return sum(float(row["seconds"]) for row in csv.DictReader(file))
+    except (OSError, KeyError, ValueError):
+        return 0.0
 
 
 def notebook_steps(row: Row, experiment: Path, *, resume: bool) -> list[tuple[str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .datasets.prepared import PreparedDataset
 from .errors import UserError
-from .files import find_file, write_array
+from .files import check_out, find_file, write_array
 
 RANDOM_SIZE = 768
 """T of `random` label embeddings, which are trained."""
@@ -79,6 +79,7 @@ def embed(
     out: another file to write instead. Returns the path written.
     """
     prepared = PreparedDataset(data)
+    path = check_out(out if out is not None else prepared.folder / f"{embed_type}.npy")
     texts = [label_text(label) for label in prepared.labels]
     if embed_type in ("bert", "sentence"):
         if text_model is None:
@@ -94,9 +95,6 @@ def embed(
         vectors = np.random.default_rng(seed).uniform(-bound, bound, (len(texts), RANDOM_SIZE))
     else:
         raise UserError(f"--embed-type {embed_type}: sgre embed makes bert, sentence, glove and random")
-    path = Path(out).expanduser() if out is not None else prepared.folder / f"{embed_type}.npy"
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: the folder does not exist")
     return write_array(path, np.asarray(vectors, dtype=np.float32))
 
 

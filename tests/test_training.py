@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,8 +118,6 @@ def test_resume_needs_nothing_but_the_folder(small_mini, data_root, tmp_path):
 
 
 def test_resume_notices_changed_data(small_mini, data_root, tmp_path):
-    import shutil
-
     copy = tmp_path / "mini"
     shutil.copytree(small_mini, copy)
     train(**options(copy, exp_dir=str(tmp_path / "exp"), epochs=1, data_root=str(data_root)), progress=False)
@@ -178,16 +177,19 @@ def test_synchronised_batch_norms_keep_their_activation():
     assert list(model.state_dict()) == keys
 
 
-def test_a_mistake_found_by_one_of_several_processes_is_one_line(small_mini, data_root, tmp_path):
-    import shutil
-
+def train_with_a_broken_photo(small_mini, data_root, tmp_path, **changes) -> subprocess.CompletedProcess:
+    """`sgre train` on a copy of the dataset whose last training photo is no picture."""
     copy = tmp_path / "mini"
     shutil.copytree(small_mini, copy)
-    names = (copy / "train.txt").read_text().splitlines()
     (copy / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    (copy / "train.txt").write_text("\n".join([*names, "broken.jpg\tsun"]) + "\n")
-    done = run_sgre("train", *make_settings(**options(copy, processes=2)).arguments(),
-                    "--data-root", data_root, "--exp-dir", tmp_path / "exp")  # fmt: skip
+    with open(copy / "train.txt", "a") as file:
+        file.write("broken.jpg\tsun\n")
+    settings = make_settings(**options(copy, data_root=str(data_root), exp_dir=str(tmp_path / "exp"), **changes))
+    return run_sgre("train", *settings.arguments())
+
+
+def test_a_mistake_found_by_one_of_several_processes_is_one_line(small_mini, data_root, tmp_path):
+    done = train_with_a_broken_photo(small_mini, data_root, tmp_path, processes=2)
     assert done.returncode == 2
     assert "broken.jpg cannot be read" in done.stderr.strip().splitlines()[-1]
 
@@ -304,8 +306,6 @@ def test_an_experiment_is_never_overwritten(experiment, small_mini):
 
 
 def test_resume_of_a_damaged_checkpoint_is_one_line(experiment, small_mini, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
     last = copy / "checkpoints" / "last.pth"
@@ -316,15 +316,7 @@ def test_resume_of_a_damaged_checkpoint_is_one_line(experiment, small_mini, tmp_
 
 def test_a_broken_photo_names_itself(small_mini, data_root, tmp_path):
     """Also out of a loading process, whose error arrives wrapped in its traceback."""
-    import shutil
-
-    copy = tmp_path / "mini"
-    shutil.copytree(small_mini, copy)
-    names = (copy / "train.txt").read_text().splitlines()
-    (copy / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    (copy / "train.txt").write_text("\n".join([*names, "broken.jpg\tsun"]) + "\n")
-    done = run_sgre("train", *make_settings(**options(copy, num_workers=1)).arguments(),
-                    "--data-root", data_root, "--exp-dir", tmp_path / "exp")  # fmt: skip
+    done = train_with_a_broken_photo(small_mini, data_root, tmp_path, num_workers=1)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()[-1]) < 400
     assert "broken.jpg cannot be read" in done.stderr.strip().splitlines()[-1]

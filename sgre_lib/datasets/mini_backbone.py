@@ -6,7 +6,7 @@ None of the pictures here is one of `mini`'s: each shows one object on a piece o
 
     python -m sgre_lib.datasets.mini_backbone [OUT]
 
-takes about ten minutes on two CPU cores. Another machine's result differs in the last digits, so the file is kept.
+takes about five minutes on two CPU cores. Another machine's result differs in the last digits, so the file is kept.
 """
 
 from __future__ import annotations
