@@ -34,12 +34,14 @@ _HOME = {
     "export_released": "released",
     "load_experiment": "experiment",
     "train": "training",
-    "read_history": "training",
+    "read_history": "history",
     "evaluate": "evaluation",
     "visualize": "heatmaps",
+    "localise": "localisation",
     "predict": "prediction",
     "export_onnx": "export",
     "reproduce": "reproduction",
+    "build_site": "site",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -6,13 +6,13 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from .errors import UserError
-from .files import open_atomic
+from .files import keep_previous, open_atomic
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -60,10 +60,37 @@ def reason_of(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint in one step: the old file stays until the new one is whole and on the disk."""
+def write_checkpoint(path: str | Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
+    """Write a checkpoint in one step: the old file stays until the new one is whole and on the disk.
+
+    keep: where the old file goes then, instead of being lost. Raises OSError where the disk is full or broken.
+    """
     with open_atomic(path, "wb") as file:
-        torch.save(content, file)
+        watched = _WatchedFile(file)
+        try:
+            torch.save(content, watched)
+        except RuntimeError as error:  # PyTorch's writer hides what the system said
+            raise watched.error or error from None
+        if keep is not None:
+            file.flush()
+            keep_previous(path, keep)
+
+
+class _WatchedFile:
+    """A file to write to that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

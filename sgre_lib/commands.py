@@ -6,11 +6,12 @@ Exit status: 0 done; 2 for a mistake of the user's (one line on stderr); 1 for a
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from .errors import NonFiniteLoss, Stopped, UserError
+from .errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 from .files import check_out, write_text
 from .settings import TrainSettings, make_settings, option_kind
 
@@ -93,6 +94,12 @@ def make_parser() -> argparse.ArgumentParser:
     verb.add_argument("--labels", default="present", help="present, predicted, or NAME,NAME,...")
     verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
 
+    verb = verbs.add_parser("localise", help="measure where labels look, by the boxes of the test images")
+    _add_experiment(verb)
+    verb.add_argument("--limit", type=int, help="the first so many test images only; default all")
+    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
+
     verb = verbs.add_parser("predict", help="label photos of your own")
     verb.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or quoted patterns ('photos/*.jpg')")
     _add_experiment(verb)
@@ -112,15 +119,30 @@ def make_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("reproduce", help="run a table's rows through the notebooks; writes table and report")
     verb.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: mini"
+        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all"
     )
     verb.add_argument(
-        "--scale", choices=("paper", "mini"), default="paper", help="real dataset, or the same rows on mini"
-    )
-    verb.add_argument("--list", action="store_true", help="show every table with the state of its rows, and stop")
+        "--scale", choices=("paper", "mini"),
+        help="real dataset (default), or the same rows on mini; --list and --verify: default both",
+    )  # fmt: skip
     verb.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only")
-    verb.add_argument("--force", action="store_true", help="run rows again that are done")
-    verb.add_argument("--jobs", type=int, default=1, help="rows side by side")
+    verb.add_argument("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
+    verb.add_argument("--force", action="store_true", help="run again what is done; the old is kept aside")
+    verb.add_argument("--jobs", type=int, default=1, help="runs side by side, one a GPU; of --slurm: tasks at a time")
+    verb.add_argument("--only-run", nargs="+", metavar="KEY", help="run only these, by key, and write no table")
+    ways = verb.add_mutually_exclusive_group()
+    ways.add_argument("--list", action="store_true", help="show tables with their state and cost, and stop")
+    ways.add_argument("--dry-run", action="store_true", help="show what would run, and its hours; writes nothing")
+    ways.add_argument("--verify", action="store_true", help="derive every number again from the stored scores")
+    ways.add_argument("--slurm", metavar="FILE", help="write a Slurm array script, one task a run, and stop")
+
+    verb = verbs.add_parser("report", help="write all tables, runs and executed notebooks as one offline HTML folder")
+    verb.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all"
+    )
+    verb.add_argument("--scale", choices=("paper", "mini"), help="only this one; default both")
+    verb.add_argument("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
+    verb.add_argument("--out", metavar="DIR", help="new, empty or earlier report folder; default experiments/report")
     return parser
 
 
@@ -209,7 +231,7 @@ def _train(options: dict) -> int:
 
     try:
         result = train(make_settings(**options))
-    except (Stopped, NonFiniteLoss, UserError) as error:
+    except (Stopped, NonFiniteLoss, LoaderDied, UserError) as error:
         leave_end(error)
         if isinstance(error, UserError):
             raise
@@ -231,6 +253,12 @@ def _visualize(options: dict) -> None:
 
     for folder in visualize(**options):
         print(folder)
+
+
+def _localise(options: dict) -> None:
+    from .localisation import describe_localisation, localise
+
+    print("\n".join(describe_localisation(localise(**options))))
 
 
 def _predict(options: dict) -> int:
@@ -264,14 +292,67 @@ def _export(options: dict) -> int:
 
 
 def _reproduce(options: dict) -> int:
-    from .reproduction import list_tables, reproduce
+    tables, scale = options["tables"] or None, options["scale"]
+    if options["list"]:
+        from .planning import list_tables
 
-    tables = options.pop("tables")
-    if options.pop("list"):
-        print(list_tables(tables or None, scale=options["scale"]))
+        print(list_tables(tables, scale=scale))
         return 0
-    results = reproduce(tables or ["mini"], **options)
+    if options["verify"]:
+        return _verify(tables, scale)
+    seeds = _read_seeds(options["seeds"])
+    if options["dry_run"] or options["slurm"]:
+        return _plan(options, tables, scale or "paper", seeds)
+    from .reproduction import reproduce
+
+    # A cluster ends a job with SIGTERM: as on Ctrl-C, training saves first.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    chosen = {name: options[name] for name in ("only", "force", "jobs")}
+    results = reproduce(tables, scale=scale or "paper", seeds=seeds, runs=options["only_run"], **chosen)
+    if options["only_run"]:
+        runs = [run for result in results for row in result.rows for run in row.runs]
+        return 1 if any(run.state != "done" for run in runs if run.run.key in options["only_run"]) else 0
     return 1 if any(result.failed for result in results) else 0
+
+
+def _read_seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
+
+
+def _verify(tables: list[str] | None, scale: str | None) -> int:
+    from .planning import read_tables, results_folder
+    from .tables import SCALES
+    from .verification import verify_table
+
+    right = True
+    every = [table for one in ([scale] if scale else SCALES) for table in read_tables(tables, one)]
+    for table in {table.name: table for table in every}.values():
+        line, differences = verify_table(table, results_folder())
+        print(line, *(f"    {difference}" for difference in differences), sep="\n")
+        right = right and not differences
+    return 0 if right else 1
+
+
+def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] | None) -> int:
+    from .planning import describe_plan, plan_runs, read_tables, results_folder, write_slurm
+
+    chosen = {"only": options["only"], "runs": options["only_run"], "force": options["force"]}
+    plan = plan_runs(read_tables(tables, scale, seeds), results_folder(), **chosen)
+    if options["dry_run"]:
+        print(describe_plan(plan, options["jobs"]))
+    else:
+        print(f"wrote {write_slurm(plan, options['slurm'], jobs=options['jobs'], seeds=seeds)}: {len(plan)} tasks")
+    return 0
+
+
+def _report(options: dict) -> None:
+    from .site import build_site
+
+    tables, seeds = options["tables"] or None, _read_seeds(options["seeds"])
+    print(build_site(options["out"], tables=tables, scale=options["scale"], seeds=seeds))
 
 
 _VERBS = {
@@ -280,7 +361,9 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "visualize": _visualize,
+    "localise": _localise,
     "predict": _predict,
     "export": _export,
     "reproduce": _reproduce,
+    "report": _report,
 }

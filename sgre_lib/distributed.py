@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from .errors import NonFiniteLoss, Stopped, UserError
+from .errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 
 TIMEOUT = timedelta(minutes=30)
 """How long one process waits for the others; torchrun ends the rest of a group earlier when one of it dies."""
@@ -32,6 +33,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
+    messages: Any = None  # the group in which Python objects travel; None: the only one there is
 
     @property
     def is_main(self) -> bool:
@@ -42,7 +44,7 @@ class Processes:
         if self.world == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        distributed.broadcast_object_list(box, src=0, group=self.messages)
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -50,16 +52,20 @@ class Processes:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=self.messages)
         return values
+
+    def highest(self, value: int) -> int:
+        """The highest of all processes' values. It does not wait for what a GPU is still doing."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value)
+        distributed.all_reduce(box, distributed.ReduceOp.MAX, group=self.messages)
+        return int(box)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        count = torch.tensor(int(flag), device=self.device)
-        distributed.all_reduce(count)
-        return bool(count.item())
+        return bool(self.highest(int(flag)))
 
     def broadcast_state(self, module: torch.nn.Module) -> None:
         """Give every process the parameters and buffers of process 0's module."""
@@ -79,7 +85,9 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"--device {device}: choose auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"--device {device}: choose auto, cpu, cuda, cuda:N or mps") from None
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {device}: PyTorch sees no Apple GPU here")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {device}: PyTorch sees no CUDA device here")
@@ -106,13 +114,19 @@ def join_processes(device: str) -> Processes:
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=TIMEOUT, device_id=chosen if chosen.type == "cuda" else None)
-    return Processes(rank, world, chosen)
+    # Messages go over the CPU: through NCCL every one of them would wait for the GPU's queue.
+    messages = distributed.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
+    return Processes(rank, world, chosen, messages)
 
 
 ERROR_FILE = "SGRE_ERROR_FILE"
 """Environment variable: where a process that `launch` started leaves the line with which it ended."""
 
-ENDS = {kind.__name__: kind for kind in (UserError, Stopped, NonFiniteLoss)}
+ENDS = {kind.__name__: kind for kind in (UserError, Stopped, NonFiniteLoss, LoaderDied)}
+
+
+class ProcessDied(RuntimeError):
+    """One of the processes that `launch` started was killed; the message names it and the signal."""
 
 
 def leave_end(error: BaseException) -> None:
@@ -128,7 +142,7 @@ def launch(arguments: list[str], processes: int) -> None:
     A subprocess runs PyTorch's own launcher, so the caller (a notebook's kernel, say) keeps its signal handlers and
     its CUDA state. What the processes print is passed on as it comes. Ctrl-C and SIGTERM stop the group once, and it is
     given time to save. A process that ends with UserError, Stopped or NonFiniteLoss raises the same here; any other
-    failure raises RuntimeError with the last lines printed.
+    failure raises RuntimeError with the last lines printed (ProcessDied where a process was killed).
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -159,7 +173,15 @@ def launch(arguments: list[str], processes: int) -> None:
             if end.exists():
                 kind, message = json.loads(end.read_text(encoding="utf-8"))
                 raise ENDS[kind](message)
-            last = tail.decode(errors="replace").replace("\r", "\n").strip().splitlines()[-12:]
+            said = tail.decode(errors="replace").replace("\r", "\n")
+            killed = re.findall(r"rank\s*:\s*(\d+)[^\[]*?exitcode\s*:\s*-\d+[^\[]*?\((SIG\w+)\)", said)
+            # SIGTERM is torchrun's own, to the processes that were left.
+            killed = [(rank, name) for rank, name in killed if name != "SIGTERM"]
+            if killed:
+                (rank, name), *_ = killed
+                which = f"process {int(rank) + 1} of {processes} was killed by {name}"
+                raise ProcessDied(which + (" (out of memory, perhaps)" if name == "SIGKILL" else ""))
+            last = said.strip().splitlines()[-12:]
             raise RuntimeError(
                 f"training in {processes} processes failed with status {status}; it ended:\n" + "\n".join(last)
             )

@@ -31,7 +31,7 @@ class MovingAverage:
             self._sources = [theirs[name].detach() for name in floats]
             self._integers = [(ours[name], theirs[name]) for name in ours if not ours[name].is_floating_point()]
             self._pairs_of = model
-        torch._foreach_mul_(self._averages, self.decay)
-        torch._foreach_add_(self._averages, self._sources, alpha=1 - self.decay)
+        # e + (1 - decay) * (m - e), in one pass over the memory.
+        torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay)
         for average, source in self._integers:
             average.copy_((self.decay * average + (1 - self.decay) * source).to(average.dtype))

@@ -29,5 +29,9 @@ class Stopped(SystemExit):
         return self.message
 
 
+class LoaderDied(RuntimeError):
+    """A process that loads images was killed from outside."""
+
+
 class NonFiniteLoss(RuntimeError):
     """The loss became infinite or NaN. The message says at which epoch and batch."""

@@ -18,7 +18,7 @@ from .errors import UserError
 from .experiment import load_experiment, open_dataset
 from .files import write_array, write_json, write_text
 from .metrics import evaluate_scores
-from .photos import PhotoDataset, make_loader, worker_count
+from .photos import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from .provenance import code_version, describe_device, package_versions
 from .transforms import make_transform
 
@@ -53,13 +53,15 @@ def score_images(
     scores: list[list[np.ndarray]] = [[] for _ in models]
     indices = []
     try:
-        for pixels, _, index in tqdm(loader, desc=description, unit="batch", leave=False, disable=not progress):
-            pixels = pixels.to(device, non_blocking=True)
-            with autocast(device, amp):
-                outputs = [model(pixels).logits for model in models]
-            for rows, logits in zip(scores, outputs, strict=True):
-                rows.append(torch.sigmoid(logits.float()).cpu().numpy())
-            indices.append(index.numpy())
+        bar = tqdm(loader, desc=description, unit="batch", leave=False, disable=not progress)
+        with naming_dead_loaders():
+            for pixels, _, index in bar:
+                images = move_pixels(pixels, device, loader.dataset.transform.normalise)
+                with autocast(device, amp):
+                    outputs = [model(images).logits for model in models]
+                for rows, logits in zip(scores, outputs, strict=True):
+                    rows.append(torch.sigmoid(logits.float()).cpu().numpy())
+                indices.append(index.numpy())
     finally:
         for model, training in zip(models, modes, strict=True):
             model.train(training)

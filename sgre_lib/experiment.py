@@ -5,6 +5,7 @@
     label.txt                    the labels, in index order
     label_embeddings.npy         fixed label embeddings (absent where they are trained)
     checkpoints/last.pth         everything that --resume needs
+    checkpoints/previous.pth     the last.pth before it, for when a disk damages that one
     checkpoints/best_ema_model.pth   the moving average with the best test mAP
     result.*, prediction.txt, scores.npy, targets.npy, visualization/   after evaluate and visualize
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from .settings import TrainSettings, read_config
 
 BEST = "checkpoints/best_ema_model.pth"
 LAST = "checkpoints/last.pth"
+PREVIOUS = "checkpoints/previous.pth"
 LOG = logging.getLogger("sgre_lib.experiment")
 
 
@@ -63,18 +66,21 @@ def check_experiment_folder(settings: TrainSettings) -> None:
     folder = Path(settings.exp_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--exp-dir {folder} is a file")
-    begun = [name for name in (LAST, BEST, "history.csv") if (folder / name).exists()]
+    begun = [name for name in (LAST, PREVIOUS, BEST, "history.csv") if (folder / name).exists()]
     if settings.resume:
-        if not (folder / LAST).exists():
+        if not (folder / LAST).exists() and not (folder / PREVIOUS).exists():
             raise UserError(f"--resume: {folder / LAST} is missing, there is nothing to go on from")
     elif begun:
         raise UserError(f"--exp-dir {folder} already holds an experiment ({begun[0]}): add --resume, or choose another")
 
 
-def latest_experiment(data: str | os.PathLike | None = None) -> Path:
+def latest_experiment(
+    data: str | os.PathLike | None = None, *, keep: Callable[[TrainSettings], bool] | None = None
+) -> Path:
     """The experiment trained last under `experiments/`, rows of tables included (on `data`, where that is given).
 
-    What a notebook works on when it is not told which. Raises UserError where there is none.
+    What a notebook works on when it is not told which. keep: says of an experiment's settings whether it will do.
+    Raises UserError where there is none.
     """
     folder = working_root() / "experiments"
     found = [path.parent.parent for path in folder.rglob(BEST)]
@@ -83,8 +89,11 @@ def latest_experiment(data: str | os.PathLike | None = None) -> Path:
         found = [
             path for path in found if prepared_folder(read_config(path / "config.yaml")[0].data).resolve() == wanted
         ]
+    if keep is not None:
+        found = [path for path in found if keep(read_config(path / "config.yaml")[0])]
     if not found:
-        raise UserError(f"no trained experiment under {folder}: run 03_train first, or give exp_dir")
+        wanted = "" if keep is None else " of the kind asked for"
+        raise UserError(f"no trained experiment{wanted} under {folder}: run 03_train first, or give exp_dir")
     return max(found, key=lambda path: (path / BEST).stat().st_mtime)
 
 

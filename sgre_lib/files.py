@@ -72,6 +72,21 @@ def open_atomic(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         raise
 
 
+def keep_previous(path: str | os.PathLike, previous: str | os.PathLike) -> None:
+    """Let `previous` be what `path` is now, at no moment leaving neither; nothing to do where there is no `path`."""
+    path, previous = Path(path), Path(previous)
+    if not path.exists():
+        return
+    link = previous.with_name(f".{previous.name}.part")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment only `previous` is there
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -110,7 +110,11 @@ class ObjectClassifier(nn.Module):
 
 
 class PatchClassifier(nn.Module):
-    """Two linear layers on every patch, then the maximum over patches: (B, P, C) -> (B, L)."""
+    """Two linear layers on every patch, then the maximum over patches: (B, P, C) -> (B, L).
+
+    A maximum hands its gradient to the patch that attains it and to no other. Few patches do, so in training the
+    backward pass goes through those alone: the same gradients, for a part of the work.
+    """
 
     def __init__(self, width: int, label_count: int):
         super().__init__()
@@ -119,7 +123,44 @@ class PatchClassifier(nn.Module):
         self.output = nn.Linear(width, label_count)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.dropout(functional.relu(self.hidden(x)))).amax(dim=1)
+        # Choosing patches would keep a GPU waiting for the choice; compilers and ONNX want shapes known beforehand.
+        fixed = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+        if fixed or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return self.output(self.activate(x)).amax(dim=1)
+        with torch.no_grad():
+            active = self.activate(x)
+            scores = self.output(active)
+            attains = ~(scores < scores.amax(dim=1, keepdim=True))  # (B, P, L); true of NaN too, which must be seen
+            # Like amax's gradient: where several patches attain the maximum, each has an even part.
+            part = attains / attains.sum(dim=1, keepdim=True)
+            image, patch = attains.any(dim=2).nonzero(as_tuple=True)  # R chosen patches
+        keep = 1 - self.dropout.p if self.training else 1.0
+        chosen = _KnownActivation.apply(
+            x[image, patch], self.hidden.weight, self.hidden.bias, active[image, patch], 1 / keep
+        )
+        parts = self.output(chosen) * part[image, patch]
+        return parts.new_zeros(len(x), parts.shape[1]).index_add(0, image, parts)
+
+    def activate(self, x: Tensor) -> Tensor:
+        return self.dropout(functional.relu(self.hidden(x)))
+
+
+class _KnownActivation(torch.autograd.Function):
+    """dropout(relu(linear(x))) whose value is known already; only its gradients are worked out."""
+
+    @staticmethod
+    def forward(context, x: Tensor, weight: Tensor, bias: Tensor, value: Tensor, scale: float) -> Tensor:
+        # What was dropped is 0 like what was negative, and both have no gradient: the value says it all.
+        context.save_for_backward(x, weight, value)
+        context.scale = scale
+        return value
+
+    @staticmethod
+    def backward(context, gradient: Tensor):
+        x, weight, value = context.saved_tensors
+        inner = gradient * (value > 0) * context.scale
+        inner, x = inner.to(weight.dtype), x.to(weight.dtype)
+        return inner @ weight, inner.T @ x, inner.sum(0), None, None
 
 
 class SGREHead(nn.Module):
@@ -194,7 +235,7 @@ class SGREHead(nn.Module):
         object_logits = self.object_classifier(objects)
         if self.branches == "object":
             return HeadOutput(object_logits, object_logits, alignment)
-        context, correlation = self.intra_modal(x, objects)
+        context, correlation = self.intra_modal(x, alignment, objects)
         logits = self.patch_classifier(torch.cat((x, context), dim=-1))
         return HeadOutput(logits, object_logits, alignment, correlation)
 

@@ -13,12 +13,12 @@ import torch
 from .datasets.prepared import Split
 from .distributed import choose_device
 from .errors import UserError
-from .evaluation import score_split
+from .evaluation import autocast, score_split
 from .experiment import BEST, load_experiment, open_dataset
 from .figures import draw_heatmap, judge, save_figure
 from .files import write_array, write_json
 from .model import PatchModel
-from .photos import read_photo
+from .photos import PhotoDataset, make_loader, move_pixels, read_photo, worker_count
 from .transforms import make_transform
 
 
@@ -41,6 +41,37 @@ def align(model: PatchModel, settings, paths: Sequence[Path], device: torch.devi
         scores.append(torch.sigmoid(output.logits[0].float()).cpu().numpy())
         maps.append(aligned[0].float().cpu().numpy())
     return np.stack(scores), np.stack(maps)
+
+
+@torch.inference_mode()
+def average_correlation(
+    model: PatchModel,
+    settings,
+    split: Split,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    num_workers: int = -1,
+) -> np.ndarray:
+    """Patch-label correlation averaged over a split's patches and images, (L, L): how much goes to the column's label
+    in images where the row's label is there.
+
+    A row sums to 1; it is NaN where no image has the label. Where the label is ignored counts as absent, as in targets.
+    Raises UserError where the model has no correlation: `branches` other than `both`, or a pooling baseline.
+    """
+    if settings.model != "mlic" or settings.branches != "both":
+        raise UserError("this model has no patch-label correlation: it needs both branches of SGRE (branches: both)")
+    dataset = PhotoDataset(split, make_transform(settings, training=False))
+    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
+    model = model.to(device).eval()
+    total = np.zeros((split.targets.shape[1],) * 2)
+    for pixels, targets, _ in loader:
+        images = move_pixels(pixels, device, dataset.transform.normalise)
+        with autocast(device, settings.amp):
+            correlation = model(images).correlation
+        total += targets.numpy().T.astype(np.float64) @ correlation.mean(dim=1, dtype=torch.float64).cpu().numpy()
+    counts = split.targets.sum(axis=0, dtype=np.float64)[:, None]
+    return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0)
 
 
 def choose_images(
@@ -79,6 +110,46 @@ def choose_images(
         image = next(spare)
         chosen.append((image, "next in the list", int(scores[image].argmax())))
     return chosen
+
+
+def choose_failures(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    limit: int,
+    *,
+    threshold: float = 0.5,
+    ignore: np.ndarray | None = None,
+    per_label: int = 2,
+) -> list[tuple[int, str, int]]:
+    """The worst decisions of all test images, by rule: (image, `false alarm` or `missed`, label), worst first in each.
+
+    Taken in turn: the label that is absent with the highest score, and the label that is there with the lowest, as long
+    as they are on the wrong side of the threshold. No image comes twice and no label more than `per_label` times, so
+    that one hard photo or label does not fill the gallery; there may then be fewer than `limit`.
+    scores, targets, ignore: (N, L). Ties go to the earlier image, then to the earlier label.
+    """
+    present = np.asarray(targets).astype(bool)
+    counted = np.ones_like(present) if ignore is None else np.asarray(ignore) == 0
+    queues = {}
+    for why, wrong, badness in (
+        ("false alarm", counted & ~present & (scores >= threshold), scores),
+        ("missed", counted & present & (scores < threshold), -scores),
+    ):
+        cases = np.argwhere(wrong)
+        queues[why] = cases[np.argsort(-badness[wrong], kind="stable")].tolist()[::-1]
+    chosen: dict[str, list[tuple[int, str, int]]] = {why: [] for why in queues}
+    images: set[int] = set()
+    uses = [0] * present.shape[1]
+    while any(queues.values()) and len(images) < limit:
+        for why, queue in queues.items():
+            while queue and (queue[-1][0] in images or uses[queue[-1][1]] >= per_label):
+                queue.pop()
+            if queue and len(images) < limit:
+                image, label = queue.pop()
+                chosen[why].append((image, why, label))
+                images.add(image)
+                uses[label] += 1
+    return [case for cases in chosen.values() for case in cases]
 
 
 def find_images(names: Sequence[str], split: Split) -> list[int]:
@@ -137,9 +208,7 @@ def visualize(
     if images is not None:
         picked = [(i, "asked for", -1) for i in find_images([images] if isinstance(images, str) else images, split)]
     else:
-        scores = _stored_scores(folder, split)
-        if scores is None:
-            scores = score_split(model, split, settings, chosen_device, batch_size=64, num_workers=-1, progress=True)
+        scores = find_scores(folder, model, settings, split, chosen_device)
         picked = choose_images(scores, split.targets, limit, threshold)
     folders = []
     stems = [Path(name).stem for name in split.names]
@@ -182,6 +251,16 @@ def choose_gallery(exp_dir: str | os.PathLike) -> list[Path]:
         kind = json.loads(path.read_text(encoding="utf-8"))["chosen"]
         first.setdefault(kind, path.with_suffix(".png"))
     return [first[kind] for kind in ("hit", "false alarm", "missed") if kind in first]
+
+
+def find_scores(
+    exp_dir: str | os.PathLike, model: PatchModel, settings, split: Split, device: torch.device
+) -> np.ndarray:
+    """Scores (N, L) of the test images: those that `evaluate` left, where they are of this model and split, or new ones."""
+    scores = _stored_scores(Path(exp_dir).expanduser(), split)
+    if scores is not None:
+        return scores
+    return score_split(model, split, settings, device, batch_size=64, num_workers=-1, progress=True)
 
 
 def _stored_scores(folder: Path, split: Split) -> np.ndarray | None:

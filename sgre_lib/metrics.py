@@ -29,38 +29,42 @@ def average_precision(
     of that label's ranking. rule: a key of `AP_RULES`. A label without positives has AP 0.
     Tied scores keep the order of the input, whatever the machine; only ties depend on that order.
     """
-    scores, targets, counted = _as_arrays(scores, targets, ignore)
     if rule not in AP_RULES:
         raise ValueError(f"unknown rule {rule!r}: choose from {', '.join(AP_RULES)}")
-    # One row a label: sorting and cumulative sums then run over contiguous memory.
-    order = np.argsort(-scores.T, axis=1, kind="stable")
-    present = np.take_along_axis(targets.T, order, axis=1)
-    if counted is None:
-        ranked = np.arange(1, scores.shape[0] + 1, dtype=np.float64)
-    else:
-        kept = np.take_along_axis(counted.T, order, axis=1)
-        present = present & kept
-        # An ignored image adds to neither count; before the first kept one 0/0 must read 0.
-        ranked = np.maximum(np.cumsum(kept, axis=1, dtype=np.float64), 1.0)
-    found = np.cumsum(present, axis=1, dtype=np.float64)
-    precision = found / ranked
-    positives = found[:, -1:] if scores.shape[0] else np.zeros((scores.shape[1], 1))
-    if rule != "non-interpolated":
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    if rule == "11-point":
-        return _eleven_points(precision, found, positives[:, 0])
-    return (precision * present).sum(axis=1) / np.maximum(positives[:, 0], 1.0)
+    return _average_precisions(*_as_arrays(scores, targets, ignore))[rule]
 
 
-def _eleven_points(envelope: np.ndarray, found: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Mean of the precision envelope at 11 recalls; `envelope` is already the best precision from a rank on."""
-    result = np.zeros(len(positives))
-    for label, count in enumerate(positives):
-        if count:
-            # 1e-9: recall 0.3 of 10 positives is 3 of them, whatever 0.3 * 10 rounds to.
-            ranks = np.searchsorted(found[label], np.linspace(0, 1, 11) * count - 1e-9)
-            result[label] = envelope[label, ranks].mean()
+def _average_precisions(scores: np.ndarray, targets: np.ndarray, counted: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Average precision of each label by every rule: each needs the precision at the positives' ranks, and no more."""
+    result = {rule: np.zeros(scores.shape[1]) for rule in AP_RULES}
+    # One row a label: what follows then runs over contiguous memory.
+    for label, (falling, present) in enumerate(zip(np.ascontiguousarray(-scores.T), targets.T, strict=True)):
+        if counted is not None:
+            falling, present = falling[counted[:, label]], present[counted[:, label]]
+        # From 1, of the positives alone.
+        ranks = np.flatnonzero(present[_sort_stably(falling)]) + 1
+        count = len(ranks)
+        if not count:
+            continue
+        precision = np.arange(1, count + 1) / ranks
+        # The best precision from a rank on is that of a positive: between two of them precision falls.
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        # 1e-9: recall 0.3 of 10 positives is 3 of them, whatever 0.3 * 10 rounds to.
+        needed = np.ceil(np.linspace(0, 1, 11) * count - 1e-9).astype(int)
+        result["non-interpolated"][label] = precision.mean()
+        result["interpolated"][label] = envelope.mean()
+        result["11-point"][label] = envelope[np.maximum(needed, 1) - 1].mean()
     return result
+
+
+def _sort_stably(values: np.ndarray) -> np.ndarray:
+    """The order that sorts (n,) values, ties as in the input: several times faster than numpy's stable sort."""
+    order = np.argsort(values)
+    in_order = values[order]
+    same = in_order[1:] == in_order[:-1]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    order[tied] = order[tied][np.lexsort((order[tied], in_order[tied]))]
+    return order
 
 
 def precision_recall(
@@ -80,14 +84,25 @@ def precision_recall(
     OP and OR are NaN, and so is OF1, where nothing is predicted or present at all.
     """
     scores, targets, counted = _as_arrays(scores, targets, ignore)
-    if never_predicted not in ("one", "zero"):
-        raise ValueError(f"never_predicted={never_predicted!r}: choose 'one' or 'zero'")
     if topk is not None:
         scores = keep_topk(scores, topk)
-    predicted = scores >= threshold
+    return _average_counts(*_count(scores >= threshold, targets, counted), never_predicted)
+
+
+def _count(predicted: np.ndarray, targets: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Right predictions, predictions and positives of each label, (L,) each."""
     if counted is not None:
         predicted, targets = predicted & counted, targets & counted
-    hits, guesses, truths = (array.sum(axis=0, dtype=np.float64) for array in (predicted & targets, predicted, targets))
+    return tuple(
+        np.count_nonzero(marks, axis=0).astype(np.float64) for marks in (predicted & targets, predicted, targets)
+    )
+
+
+def _average_counts(
+    hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray, never_predicted: str
+) -> dict[str, float]:
+    if never_predicted not in ("one", "zero"):
+        raise ValueError(f"never_predicted={never_predicted!r}: choose 'one' or 'zero'")
     if never_predicted == "one":
         precision = np.maximum(hits, FLOOR) / np.maximum(guesses, FLOOR)
         recall = np.maximum(hits, FLOOR) / np.maximum(truths, FLOOR)
@@ -115,27 +130,24 @@ def evaluate_scores(
     `labels_never_predicted`, `top<k>_labels_never_predicted` and `labels_without_positives` (label indices the rule
     touched). An empty or malformed input raises ValueError. See `average_precision` and `precision_recall`.
     """
-    ap = average_precision(scores, targets, ignore)
-    plain = average_precision(scores, targets, ignore, rule="non-interpolated")
-    eleven = average_precision(scores, targets, ignore, rule="11-point")
-    result: dict = {
+    scores, targets, counted = _as_arrays(scores, targets, ignore)
+    ap, plain, eleven = _average_precisions(scores, targets, counted).values()
+    hits, guesses, truths = _count(scores >= threshold, targets, counted)
+    top_hits, top_guesses, _ = _count(keep_topk(scores, topk) >= threshold, targets, counted)
+    top = _average_counts(top_hits, top_guesses, truths, never_predicted)
+    return {
         "mAP": float(ap.mean()),
         "AP": ap,
         "mAP_non_interpolated": float(plain.mean()),
         "AP_non_interpolated": plain,
         "mAP_11_point": float(eleven.mean()),
+        **_average_counts(hits, guesses, truths, never_predicted),
+        **{f"top{topk}_{name}": value for name, value in top.items()},
+        "never_predicted": never_predicted,
+        "labels_never_predicted": np.flatnonzero(guesses == 0).tolist(),
+        f"top{topk}_labels_never_predicted": np.flatnonzero(top_guesses == 0).tolist(),
+        "labels_without_positives": np.flatnonzero(truths == 0).tolist(),
     }
-    rule = {"threshold": threshold, "never_predicted": never_predicted}
-    result |= precision_recall(scores, targets, ignore, **rule)
-    top = precision_recall(scores, targets, ignore, topk=topk, **rule)
-    result |= {f"top{topk}_{name}": value for name, value in top.items()}
-    arrays, truths, counted = _as_arrays(scores, targets, ignore)
-    kept = np.ones_like(truths) if counted is None else counted
-    result["never_predicted"] = never_predicted
-    result["labels_never_predicted"] = _absent((arrays >= threshold) & kept)
-    result[f"top{topk}_labels_never_predicted"] = _absent((keep_topk(arrays, topk) >= threshold) & kept)
-    result["labels_without_positives"] = _absent(truths & kept)
-    return result
 
 
 def keep_topk(scores: np.ndarray, k: int) -> np.ndarray:
@@ -144,14 +156,13 @@ def keep_topk(scores: np.ndarray, k: int) -> np.ndarray:
         raise ValueError(f"topk={k} must be at least 1")
     if k >= scores.shape[1]:
         return scores.copy()
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    result = np.zeros_like(scores)
-    np.put_along_axis(result, best, np.take_along_axis(scores, best, axis=1), axis=1)
-    return result
-
-
-def _absent(marks: np.ndarray) -> list[int]:
-    return np.flatnonzero(~marks.any(axis=0)).tolist()
+    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    kept = scores >= least
+    tied = np.flatnonzero(np.count_nonzero(kept, axis=1) > k)
+    best = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
+    kept[tied] = False
+    kept[tied[:, None], best] = True
+    return np.where(kept, scores, 0)
 
 
 def _as_arrays(scores, targets, ignore) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -163,7 +174,7 @@ def _as_arrays(scores, targets, ignore) -> tuple[np.ndarray, np.ndarray, np.ndar
         raise ValueError(f"targets have shape {targets.shape}, scores {scores.shape}")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN")
-    if not np.isin(targets, (0, 1)).all():
+    if not ((targets == 0) | (targets == 1)).all():
         raise ValueError("targets hold values other than 0 and 1")
     if ignore is None or np.asarray(ignore).shape[0] == 0:
         return scores, targets.astype(bool), None

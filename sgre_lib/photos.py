@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -12,16 +13,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from .cache import PixelCache
 from .datasets.prepared import Split
-from .errors import UserError
-from .transforms import TestTransform
+from .errors import LoaderDied, UserError
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform
 
 
 def read_photo(path: str | Path) -> Image.Image:
     """The RGB image in a file, decoded in full; UserError naming the file where it is missing, cut off or no image."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"the image {path} is missing") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -29,24 +32,51 @@ def read_photo(path: str | Path) -> Image.Image:
 
 
 class PhotoDataset(Dataset):
-    """(pixels (3, S, S), targets (L), index) of a split.
+    """(pixels (S, S, 3) uint8, targets (L), index) of a split; `move_pixels` makes a model's input of a batch.
 
-    A key is an index, or (epoch, index) for a training image: with the seed it decides the augmentation.
+    A key is an index, or (epoch, index) for a training image: with the seed it decides the augmentation. cache: what
+    keeps the resized images; the pixels are the same with and without it.
     """
 
-    def __init__(self, split: Split, transform: TestTransform, seed: int = 0):
+    def __init__(self, split: Split, transform: TestTransform, seed: int = 0, cache: PixelCache | None = None):
         self.paths = split.paths
         self.targets = torch.from_numpy(split.targets.astype(np.float32))
-        self.transform, self.seed = transform, seed
+        self.transform, self.seed, self.cache = transform, seed, cache
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: int | tuple[int, int]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        pixels = self.transform(read_photo(self.paths[index]), rng)
-        return torch.from_numpy(pixels), self.targets[index], index
+        if self.cache is None:
+            image = self._read(index)
+        else:
+            image = Image.fromarray(self.cache.read(index, lambda: self._read(index)))
+        image = self.transform.vary(image, np.random.default_rng((self.seed, epoch, index)))
+        return torch.from_numpy(np.array(image)), self.targets[index], index
+
+    def _read(self, index: int) -> Image.Image:
+        return self.transform.resize(read_photo(self.paths[index]))
+
+
+def move_pixels(
+    pixels: torch.Tensor, device: torch.device, normalise: bool, *, channels_last: bool = False
+) -> torch.Tensor:
+    """A loader's batch (B, S, S, 3) uint8 as a model's input on `device`: (B, 3, S, S) float32.
+
+    On a CPU the values are those of `TestTransform.to_array` to the last bit. A quarter of the bytes is moved between
+    processes and devices that way. channels_last: the memory order of the result, which then costs no reordering.
+    """
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32, memory_format=order)
+    # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which rounds otherwise.
+    images /= torch.full((1, 1, 1, 1), 255.0, device=device)
+    if normalise:
+        mean, deviation = (
+            torch.from_numpy(values).view(3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        images.sub_(mean).div_(deviation)
+    return images
 
 
 class TrainingBatches:
@@ -114,6 +144,22 @@ def make_loader(dataset: PhotoDataset, workers: int, device: torch.device, **ord
         **more,
         **order,
     )
+
+
+@contextlib.contextmanager
+def naming_dead_loaders() -> Iterator[None]:
+    """Raise LoaderDied where the system kills an image loading process inside the block.
+
+    PyTorch notices by a signal: its RuntimeError comes up wherever the program is, not only at the loader.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LoaderDied(
+            "an image loading process was killed, for want of memory perhaps: a smaller --num-workers may help"
+        ) from None
 
 
 def _start_method() -> str | None:

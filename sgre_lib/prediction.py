@@ -24,7 +24,7 @@ from .errors import UserError
 from .evaluation import autocast
 from .experiment import load_experiment
 from .model import PatchModel
-from .photos import make_loader, read_photo, worker_count
+from .photos import make_loader, move_pixels, read_photo, worker_count
 from .transforms import TestTransform, make_transform
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _reason_for_none(name: str) -> str:
 
 
 class _AnyPhotos(Dataset):
-    """(pixels (3, S, S), index, error) of photo files; pixels and error are None by turns."""
+    """(pixels (S, S, 3) uint8, index, error) of photo files; pixels and error are None by turns."""
 
     def __init__(self, paths: list[Path], transform: TestTransform):
         self.paths, self.transform = paths, transform
@@ -207,7 +207,8 @@ class _AnyPhotos(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
         try:
-            return torch.from_numpy(self.transform(read_photo(self.paths[index]))), index, None
+            image = self.transform.resize(read_photo(self.paths[index]))
+            return torch.from_numpy(np.array(image)), index, None
         except UserError as error:
             return None, index, str(error)
         except Exception as error:  # whatever a decoder stumbles over: one bad file must not cost the others
@@ -215,7 +216,7 @@ class _AnyPhotos(Dataset):
 
 
 def _collate(items: list[tuple]) -> tuple[torch.Tensor | None, list[int], list[tuple[int, str]]]:
-    """Pixels (B, 3, S, S) of the readable photos (None: there are none), their indices, (index, error) of the others."""
+    """Pixels (B, S, S, 3) of the readable photos (None: there are none), their indices, (index, error) of the others."""
     pixels = [item[0] for item in items if item[2] is None]
     readable = [item[1] for item in items if item[2] is None]
     return torch.stack(pixels) if pixels else None, readable, [item[1:] for item in items if item[2] is not None]
@@ -238,7 +239,7 @@ def _score(
             rows = {i: (paths[i], np.full(label_count, np.nan, np.float32), None, error) for i, error in unreadable}
             if pixels is not None:
                 with autocast(device, amp):
-                    output = model(pixels.to(device, non_blocking=True))
+                    output = model(move_pixels(pixels, device, loader.dataset.transform.normalise))
                 scores = torch.sigmoid(output.logits.float()).cpu().numpy()
                 aligned = model.alignment_maps(output)
                 maps = [None] * len(readable) if aligned is None else aligned.float().cpu().numpy()

@@ -31,7 +31,7 @@ from PIL import Image as PictureFile
 from traitlets.config import Config
 
 from .errors import UserError
-from .tables import html_table
+from .verdicts import html_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,6 +60,26 @@ def figure_output(figure: Figure, alt: str | None = None, *, dpi: int = 150) -> 
     `sgre_lib.figures` give theirs); an empty text is a ValueError. The picture keeps the figure's own size in inches
     (7 inches take 672 CSS pixels) whatever `dpi` is.
     """
+    display(_make_picture(figure, alt, dpi))
+
+
+class LiveFigure:
+    """One picture of a notebook that is replaced by each figure shown: a curve that grows while a run goes on."""
+
+    def __init__(self):
+        self.handle = None
+
+    def show(self, figure: Figure, alt: str | None = None, *, dpi: int = 150) -> None:
+        """Replace the picture; see `figure_output`."""
+        picture = _make_picture(figure, alt, dpi)
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
+
+
+def _make_picture(figure: Figure, alt: str | None, dpi: int) -> Image:
+    """The figure as a picture with alt text; the figure is closed."""
     import matplotlib.pyplot as plt
 
     alt = " ".join((alt if alt is not None else getattr(figure, "alt_text", "")).split())
@@ -72,7 +92,7 @@ def figure_output(figure: Figure, alt: str | None = None, *, dpi: int = 150) -> 
     # From the picture, not from the figure: a style with savefig.bbox "tight" saves another size. Bytes 16-20 of a PNG
     # are its width in pixels.
     width = round(int.from_bytes(png[16:20], "big") / dpi * CSS_PIXELS_PER_INCH)
-    display(Image(data=png, format="png", width=width, alt=alt))
+    return Image(data=png, format="png", width=width, alt=alt)
 
 
 def table_output(header: list[str], lines: list[list], caption: str = "") -> None:
@@ -108,14 +128,20 @@ def picture_output(path: str | os.PathLike) -> None:
 
 
 def export_html(
-    notebook: Path, html: Path, *, title: str | None = None, code: Literal["folded", "hidden"] = "folded"
+    notebook: Path,
+    html: Path,
+    *,
+    title: str | None = None,
+    code: Literal["folded", "hidden"] = "folded",
+    back: tuple[str, str] | None = None,
 ) -> Path:
     """Write an executed notebook as one HTML file that needs no network, and return the file's path.
 
     `title` is the page's title; without one it is the notebook's first heading. Cells tagged `hide` are left out;
-    `code="hidden"` leaves out all code but the parameters, which say what was run. Pictures without alt text, and
-    what cannot travel inside the file (a picture elsewhere, a script, a widget), are logged as warnings. An existing
-    file is replaced only by a complete one. A notebook that is missing or unreadable raises UserError.
+    `code="hidden"` leaves out all code but the parameters, which say what was run. `back` is address and name of the
+    page that leads here, for a link at the top. Pictures without alt text, and what cannot travel inside the file (a
+    picture elsewhere, a script, a widget), are logged as warnings. An existing file is replaced only by a complete one.
+    A notebook that is missing or unreadable raises UserError.
     """
     if code not in ("folded", "hidden"):
         raise UserError(f'code is "folded" or "hidden", not {code!r}')
@@ -129,6 +155,7 @@ def export_html(
         "title": title or (titles[0] if titles else notebook.stem.replace("_", " ")),
         "has_heading": bool(titles),
         "code": code,
+        "back": back,
         "source": _describe_source(notebook, content),
     }
     page, _ = _ReportExporter(notebook.parent).from_notebook_node(content, {"report": report})

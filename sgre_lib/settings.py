@@ -70,10 +70,24 @@ class TrainSettings:
     seed: int = option(0, "of initial weights, batch order, augmentation and dropout", low=0)
     # The machine
     amp: bool = option(False, "mixed precision: bfloat16 where the device has it, else float16 with a kept scaler")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", kind=str)
+    channels_last: bool = option(False, "channels-last memory order: equal to rounding, convolutions often faster")
+    compile: bool = option(False, "compile the model (torch.compile); where that fails it runs as it is and says so")
+    deterministic: bool = option(False, "CUDA too gives the same bits in every run; slower")
+    accumulate: int = option(
+        1, "parts of a batch that go through the model one after another, for small cards; same batch, same schedule",
+        low=1,
+    )  # fmt: skip
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
     processes: int = option(1, "processes to start on this machine, one a GPU", low=1)
     num_workers: int = option(-1, "image loading processes a training process; -1: one a core, at most 8", low=-1)
+    cache: str = option(
+        "none",
+        "keep resized images after their first reading, in memory or on disk (in SGRE_CACHE, else ~/.cache/sgre)",
+        choices=("none", "memory", "disk"),
+    )
     # The experiment
+    save_minutes: float = option(10.0, "minutes between saves within an epoch; each epoch's end saves too", above=0)
+    tensorboard: bool = option(False, "also write TensorBoard events into the experiment folder")
     exp_dir: str | None = option(None, "experiment folder; default experiments/mlic_<data>/exp<N>", kind=str)
     resume: bool = option(False, "go on from checkpoints/last.pth of --exp-dir")
 
@@ -85,6 +99,9 @@ class TrainSettings:
             raise UserError("--data is missing: a dataset's name or the path of a prepared folder")
         if self.batch_size % self.processes:
             raise UserError(f"--batch-size {self.batch_size} is not a multiple of --processes {self.processes}")
+        if self.batch_size % (self.processes * self.accumulate):
+            parts = f"--processes {self.processes} x --accumulate {self.accumulate}"
+            raise UserError(f"--batch-size {self.batch_size} is not a multiple of {parts}")
         if self.resume and not self.exp_dir:
             raise UserError("--resume needs --exp-dir, the folder to go on with")
         return self

@@ -1,21 +1,32 @@
-"""Tables: what a TOML file declares, and how measured rows become CSV, Markdown and HTML with verdicts.
+"""Table files: what is to be run, what was published, and what the table claims.
 
 A table file says
 
     title = "..."                     # what the table shows
     about = "..."                     # a few sentences for the report
+    kind = "accuracy"                 # or "cost": rows measure speed and memory, and need no data
     baseline = "name of a row"        # optional: the row that figures compare with
     scales = ["mini"]                 # optional: `paper` and `mini` where it is left out
+    seeds = [0, 1, 2]                 # optional: of every row; default the `seed` of the parameters, else 0
+    hours = 7                         # optional: expected for one run, our estimate, on
+    hardware = "one A100"
+    ours = ["epochs"]                 # parameters that are our choice, not published
+    heatmaps = 9                      # photos that notebook 05 draws for each run; 0 leaves the notebook out
 
     [parameters]                      # settings of every row: names of TrainSettings
     data = "mini"
 
-    [scale.mini.parameters]           # optional: what --scale mini changes
+    [scale.mini]                      # optional: what --scale mini changes; also hours, hardware, heatmaps, seeds
+    [scale.mini.parameters]
 
     [[rows]]
     name = "SGRE"
+    group = "branches"                # optional: heading inside the table
     about = "..."                     # optional
     parameters = { lamda = 0.4 }      # on top of the table's
+    mini = { lamda = 0.2 }            # parameters at mini scale, over everything else
+    scales = ["paper"]                # optional: where the row is left out elsewhere
+    seeds = [0]                       # seeds, ours, hours and hardware as for the table, for this row
     published = { mAP = 0.95 }        # fractions, typed in from the paper; with source and tolerance
     source = "..."
     tolerance = 0.005                 # a gap within it counts as reproduced
@@ -29,57 +40,128 @@ A table file says
     [[context]]                       # published values of other methods, shown below ours
     method = "..."
     values = { mAP = 0.85 }
+    labels = { cat = 0.98 }           # optional: AP of single labels
     source = "..."
+
+At mini scale a table of a real dataset keeps its rows and claims; what was published about the real dataset
+(`published`, `at_least`, `[[context]]`) is left out, because nothing measured on `mini` may be held against it.
 """
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import math
 import re
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .settings import make_settings
+from .evidence import COLUMNS
+from .files import fingerprint
+from .settings import TrainSettings, make_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-METRICS = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
-COLUMNS = (*METRICS, *(f"top3_{name}" for name in METRICS[1:]))
-"""The columns of the paper's tables, in order."""
-
+KINDS = ("accuracy", "cost")
 SCALES = ("paper", "mini")
 DEFAULT_TOLERANCE = 0.005
 """Fraction: half a point of mAP, within what reruns by others differ."""
 
-RUN_SETTINGS = ("exp_dir", "resume", "device", "processes", "num_workers", "data_root")
+DEFAULT_HEATMAPS = 9
+
+STAND_IN = {
+    "accuracy": "At mini scale: the rows were run on the drawn dataset mini, with small backbones and few epochs. They "
+    "show that the whole way works, and say nothing about the real dataset, of which the rest of this text speaks.",
+    "cost": "At mini scale: few steps of small batches, on a small machine.",
+}
+"""What the report of a table says first at mini scale, by kind."""
+
+RUN_SETTINGS = ("exp_dir", "resume", "device", "processes", "num_workers", "cache", "data_root")
 """Settings that a row may not fix: they belong to the machine that runs it."""
+
+COST_PARAMETERS = {"label_count": 80, "embedding_size": 768, "steps": 5}
+"""What a cost row says besides settings: labels, width of their text vectors, timed steps; with defaults."""
+
+TABLE_ENTRIES = (
+    "title", "about", "kind", "baseline", "scales", "seeds", "hours", "hardware", "ours", "heatmaps", "parameters",
+    "scale", "rows", "claims", "context",
+)  # fmt: skip
+SCALE_ENTRIES = ("parameters", "hours", "hardware", "heatmaps", "seeds")
+ROW_ENTRIES = (
+    "name", "group", "about", "parameters", "mini", "scales", "seeds", "ours", "hours", "hardware", "published",
+    "source", "tolerance", "at_least",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of parameters with one seed: what is executed, once, for all rows that ask for it.
+
+    kind: a table's. parameters: settings as declared, with `seed`. slug: of the row that asks.
+    """
+
+    kind: str
+    parameters: dict[str, Any]
+    slug: str
+    hours: float | None = None
+    heatmaps: int = DEFAULT_HEATMAPS
+
+    @property
+    def seed(self) -> int:
+        return self.parameters["seed"]
+
+    @property
+    def key(self) -> str:
+        """8 hexadecimal digits: equal for equal parameters, whether a default is written out or not."""
+        defaults = vars(TrainSettings()) | COST_PARAMETERS
+        said = {name: value for name, value in self.parameters.items() if value != defaults[name]}
+        return fingerprint([self.kind, *(f"{name}={said[name]!r}" for name in sorted(said))])[:8]
+
+    @property
+    def name(self) -> str:
+        """The run's folder: data, row, seed and key."""
+        data = "cost" if self.kind == "cost" else slugify(Path(self.parameters["data"]).name)
+        return f"{data}-{self.slug}-s{self.seed}-{self.key}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One declared run. parameters: settings, complete with the table's. published, at_least: metric -> fraction."""
+    """One line of a table. parameters: complete with the table's, without the seed. See the top for the other fields.
+
+    stand_in: at a scale that replaces the real dataset by `mini`.
+    """
 
     name: str
     parameters: dict[str, Any]
+    kind: str = "accuracy"
+    group: str = ""
     about: str = ""
+    seeds: tuple[int, ...] = (0,)
+    ours: tuple[str, ...] = ()
+    hours: float | None = None
+    hardware: str = ""
+    heatmaps: int = DEFAULT_HEATMAPS
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
     tolerance: float = DEFAULT_TOLERANCE
     at_least: dict[str, float] = field(default_factory=dict)
+    stand_in: bool = False
 
     @property
     def slug(self) -> str:
-        """The name as a folder name."""
+        """The name as a part of a folder's name."""
         return slugify(self.name)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs behind this row, one a seed."""
+        return [
+            Run(self.kind, self.parameters | {"seed": seed}, self.slug, self.hours, self.heatmaps)
+            for seed in self.seeds
+        ]
 
 
 @dataclass(frozen=True)
@@ -95,6 +177,8 @@ class Table:
     claims: list[dict[str, str]]
     context: list[dict[str, Any]]
     baseline: str | None = None
+    kind: str = "accuracy"
+    scales: tuple[str, ...] = SCALES
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -105,36 +189,168 @@ def slugify(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "row"
 
 
-def read_table(path: str | Path, scale: str = "paper") -> Table:
-    """Read and check a table file. Raises UserError naming the file and the entry that cannot be."""
+def read_table(path: str | Path, scale: str = "paper", seeds: list[int] | None = None) -> Table:
+    """Read and check a table file. Raises UserError naming the file and the entry that cannot be.
+
+    scale: where the file has one scale only, that one is read whatever is asked for. seeds: instead of those declared.
+    """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the table file {path} is missing") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-    _refuse_unknown(
-        content, ("title", "about", "baseline", "scales", "parameters", "scale", "rows", "claims", "context"), str(path)
-    )
-    scales = content.get("scales", list(SCALES))
-    if not isinstance(scales, list) or not scales or not set(scales) <= set(SCALES):
-        raise UserError(f"{path}: scales must be some of {', '.join(SCALES)}")
+    content = _read_toml(path)
+    _refuse_unknown(content, TABLE_ENTRIES, str(path))
+    scales = _read_scales(content, str(path))
     if scale not in scales:
         if len(scales) > 1:
             raise UserError(f"{path} has no scale {scale!r}, only {', '.join(scales)}")
         scale = scales[0]
-    changed = content.get("scale", {}).get(scale, {}).get("parameters", {})
-    common = {**content.get("parameters", {}), **changed}
-    rows = [_read_row(path, number, entry, common, changed) for number, entry in enumerate(content.get("rows", []), 1)]
-    if not rows:
+    kind = content.get("kind", "accuracy")
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind {kind!r}: choose from {', '.join(KINDS)}")
+    entries = content.get("rows", [])
+    if not entries:
         raise UserError(f"{path} declares no [[rows]]")
-    names = [row.name for row in rows]
-    for what, values in (("name", names), ("folder name", [row.slug for row in rows])):
+    # A row that is left out of this scale is checked all the same, so that claims about it are known to be right.
+    every = [_read_row(path, number, entry, content, scale, scales, seeds) for number, entry in enumerate(entries, 1)]
+    names = [row.name for row in every]
+    for what, values in (("name", names), ("folder name", [row.slug for row in every])):
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice:
             raise UserError(f"{path}: two rows have the {what} {twice!r}")
+    rows = [row for row, entry in zip(every, entries, strict=True) if scale in entry.get("scales", SCALES)]
+    if not rows:
+        raise UserError(f"{path} has no row at the scale {scale}")
+    here = {row.name for row in rows}
+    claims = _read_claims(content, names, kind, path)
+    context = _read_context(content, path)
+    baseline = content.get("baseline")
+    if baseline is not None and baseline not in names:
+        raise UserError(f"{path}: baseline {baseline!r} is no row")
+    title, about, stand_in = content.get("title", path.stem), content.get("about", ""), scale != scales[0]
+    return Table(
+        path.stem + (f"-{scale}" if stand_in else ""),
+        path,
+        f"{title}, at mini scale" if stand_in else title,
+        f"{STAND_IN[kind]} {about.strip()}" if stand_in else about,
+        scale,
+        rows,
+        [claim for claim in claims if claim["better"] in here and claim["than"] in here],
+        [] if stand_in else context,
+        baseline if baseline in here else None,
+        kind,
+        tuple(scales),
+    )
+
+
+def table_scales(path: str | Path) -> list[str]:
+    """The scales that a table file has, its own first."""
+    return _read_scales(_read_toml(Path(path)), str(path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the table file {path} is missing") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+
+
+def _read_scales(entry: dict, where: str) -> list[str]:
+    scales = entry.get("scales", list(SCALES))
+    if not isinstance(scales, list) or not scales or not set(scales) <= set(SCALES):
+        raise UserError(f"{where}: scales must be some of {', '.join(SCALES)}")
+    return scales
+
+
+def _read_row(
+    path: Path, number: int, entry: Any, content: dict, scale: str, scales: list[str], seeds: list[int] | None
+) -> Row:
+    where = f"{path}: row {number}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        raise UserError(f"{where} has no name")
+    where = f"{path}: row {entry['name']!r}"
+    _refuse_unknown(entry, ROW_ENTRIES, where)
+    if "scales" in entry:
+        _read_scales(entry, where)
+    changes = content.get("scale", {}).get(scale, {})
+    _refuse_unknown(changes, SCALE_ENTRIES, f"{path}: [scale.{scale}]")
+    # What the scale changes comes after the row's own, so that a row's image size or backbone does not undo it.
+    parameters = content.get("parameters", {}) | entry.get("parameters", {}) | changes.get("parameters", {})
+    if scale == "mini":
+        parameters |= entry.get("mini", {})
+    kind = content.get("kind", "accuracy")
+    values = _check_parameters(parameters, kind, where)
+    stand_in = scale != scales[0]
+    for key in ("published", "at_least"):
+        _check_values(entry.get(key, {}), f"{where}: {key}")
+    if entry.get("published") and not entry.get("source"):
+        raise UserError(f"{where}: a published value needs its source")
+    ours = [*content.get("ours", []), *entry.get("ours", [])]
+    for name in entry.get("ours", []):
+        if name not in parameters:
+            raise UserError(f"{where}: ours names {name!r}, which the row does not set")
+    # What is expected of a run at paper scale says nothing about one at mini scale.
+    expected = [changes] if stand_in else [entry, changes, content]
+    seed = values.pop("seed", 0)
+    declared = _first([changes, entry, content], "seeds", [seed]) if seeds is None else seeds
+    return Row(
+        name=entry["name"],
+        parameters=values,
+        kind=kind,
+        group=entry.get("group", ""),
+        about=entry.get("about", ""),
+        seeds=_check_seeds(declared, where),
+        ours=tuple(name for name in dict.fromkeys(ours) if name in values and not stand_in),
+        hours=_check_number(_first(expected, "hours", None), "hours", where),
+        hardware=_first(expected, "hardware", ""),
+        heatmaps=_check_number(_first([changes, content], "heatmaps", DEFAULT_HEATMAPS), "heatmaps", where),
+        published={} if stand_in else entry.get("published", {}),
+        source=entry.get("source", ""),
+        tolerance=entry.get("tolerance", DEFAULT_TOLERANCE),
+        at_least={} if stand_in else entry.get("at_least", {}),
+        stand_in=stand_in,
+    )
+
+
+def _first(entries: list[dict], name: str, default: Any) -> Any:
+    """The value of the first entry that has one."""
+    return next((entry[name] for entry in entries if name in entry), default)
+
+
+def _check_number(value: Any, name: str, where: str) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+        raise UserError(f"{where}: {name} = {value!r} is not a number from 0 on")
+    return value
+
+
+def _check_parameters(parameters: dict, kind: str, where: str) -> dict[str, Any]:
+    """The parameters of a row as numbers, texts and truths, or UserError."""
+    for name in RUN_SETTINGS:
+        if name in parameters:
+            raise UserError(f"{where}: {name} belongs to the machine, not to a table")
+    more = {name: parameters[name] for name in COST_PARAMETERS if kind == "cost" and name in parameters}
+    for name, value in more.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "steps" else 1):
+            raise UserError(f"{where}: {name} = {value!r} is not a whole number")
+    try:
+        settings = make_settings(
+            needs_data=kind != "cost", **{name: value for name, value in parameters.items() if name not in more}
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return {name: more[name] if name in more else getattr(settings, name) for name in parameters}
+
+
+def _check_seeds(seeds: Any, where: str) -> tuple[int, ...]:
+    right = isinstance(seeds, (list, tuple)) and len(seeds) > 0
+    if not right or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+        raise UserError(f"{where}: seeds = {seeds!r} is not a list of whole numbers from 0 on")
+    return tuple(dict.fromkeys(seeds))
+
+
+def _read_claims(content: dict, names: list[str], kind: str, path: Path) -> list[dict[str, str]]:
     claims = content.get("claims", [])
+    if claims and kind == "cost":
+        raise UserError(f"{path}: a cost table has no claims")
     for claim in claims:
         _refuse_unknown(claim, ("better", "than", "metric"), f"{path}: a claim")
         for key in ("better", "than"):
@@ -142,42 +358,18 @@ def read_table(path: str | Path, scale: str = "paper") -> Table:
                 raise UserError(f"{path}: a claim is about {claim.get(key)!r}, which is no row")
         if claim.setdefault("metric", "mAP") not in COLUMNS:
             raise UserError(f"{path}: a claim is about the metric {claim['metric']!r}")
+    return claims
+
+
+def _read_context(content: dict, path: Path) -> list[dict[str, Any]]:
     for entry in content.get("context", []):
-        _refuse_unknown(entry, ("method", "backbone", "values", "source"), f"{path}: a context row")
-        _check_values(entry.get("values", {}), f"{path}: context row {entry.get('method')!r}")
+        _refuse_unknown(entry, ("method", "backbone", "values", "labels", "source"), f"{path}: a context row")
+        where = f"{path}: context row {entry.get('method')!r}"
+        _check_values(entry.get("values", {}), where)
+        _check_values(entry.get("labels", {}), f"{where}: labels", names=None)
         if not entry.get("source"):
-            raise UserError(f"{path}: context row {entry.get('method')!r} has no source")
-    baseline = content.get("baseline")
-    if baseline is not None and baseline not in names:
-        raise UserError(f"{path}: baseline {baseline!r} is no row")
-    suffix = f"-{scale}" if scale != scales[0] else ""
-    return Table(
-        path.stem + suffix, path, content.get("title", path.stem), content.get("about", ""), scale, rows, claims,
-        content.get("context", []), baseline,
-    )  # fmt: skip
-
-
-def _read_row(path: Path, number: int, entry: Any, common: dict, changed: dict) -> Row:
-    where = f"{path}: row {number}"
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
-        raise UserError(f"{where} has no name")
-    where = f"{path}: row {entry['name']!r}"
-    _refuse_unknown(entry, [item.name for item in fields(Row)], where)
-    # At mini scale what the scale changes comes last, so that a row's own image size or backbone does not undo it.
-    parameters = {**common, **entry.get("parameters", {}), **changed}
-    for name in RUN_SETTINGS:
-        if name in parameters:
-            raise UserError(f"{where}: {name} belongs to the machine, not to a table")
-    try:
-        settings = make_settings(**parameters)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    for key in ("published", "at_least"):
-        _check_values(entry.get(key, {}), f"{where}: {key}")
-    if entry.get("published") and not entry.get("source"):
-        raise UserError(f"{where}: a published value needs its source")
-    values = {name: getattr(settings, name) for name in parameters}
-    return Row(**{**entry, "parameters": values})
+            raise UserError(f"{where} has no source")
+    return content.get("context", [])
 
 
 def _refuse_unknown(entry: dict, known, where: str) -> None:
@@ -186,137 +378,12 @@ def _refuse_unknown(entry: dict, known, where: str) -> None:
             raise UserError(f"{where}: unknown entry {key!r} (known: {', '.join(known)})")
 
 
-def _check_values(values: Any, where: str) -> None:
+def _check_values(values: Any, where: str, names=COLUMNS) -> None:
+    """Refuse what is not name -> fraction; names: the metrics there are, None for names of labels."""
     if not isinstance(values, dict):
         raise UserError(f"{where} is not a list of metrics")
-    for metric, value in values.items():
-        if metric not in COLUMNS:
-            raise UserError(f"{where}: unknown metric {metric!r}")
+    for name, value in values.items():
+        if names is not None and name not in names:
+            raise UserError(f"{where}: unknown metric {name!r}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise UserError(f"{where}: {metric} = {value!r} is not a fraction in 0..1")
-
-
-@dataclass(frozen=True)
-class RowResult:
-    """What became of a row. state: done, failed, stale, interrupted or not run. metrics: fractions, of a done row."""
-
-    row: Row
-    state: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-    seconds: float = 0.0
-    folder: Path | None = None
-
-
-def judge_row(result: RowResult) -> str:
-    """The verdict on a row, in words."""
-    row = result.row
-    if result.state != "done":
-        return f"failed: {result.error}" if result.state == "failed" else result.state
-    words = []
-    for metric, value in row.published.items():
-        gap = result.metrics.get(metric, math.nan) - value
-        if math.isnan(gap):
-            words.append(f"no {metric} to compare")
-        elif abs(gap) <= row.tolerance + 1e-9:  # 0.895 is within 0.005 of 0.9, whatever binary says
-            words.append(f"{metric} reproduced")
-        else:
-            words.append(f"{metric} {'above' if gap > 0 else 'below'} published by {100 * abs(gap):.1f}")
-    for metric, floor in row.at_least.items():
-        reached = result.metrics.get(metric, -1) >= floor
-        words.append(f"{metric} {'reaches' if reached else 'misses'} {100 * floor:.1f}")
-    return "; ".join(words) or "published value not on file"
-
-
-def judge_claims(table: Table, results: list[RowResult]) -> list[tuple[str, bool | None]]:
-    """Each claim as a sentence, and whether it holds (None: a row is not done)."""
-    by_name = {result.row.name: result for result in results}
-    verdicts = []
-    for claim in table.claims:
-        metric = claim["metric"]
-        a, b = (by_name[claim[key]].metrics.get(metric) for key in ("better", "than"))
-        if a is None or b is None:
-            verdicts.append((f"{claim['better']} against {claim['than']}: not measured yet", None))
-        else:
-            relation = "is above" if a > b else "is not above"
-            sentence = f"{claim['better']} ({100 * a:.1f}) {relation} {claim['than']} ({100 * b:.1f}) in {metric}"
-            verdicts.append((sentence, a > b))
-    return verdicts
-
-
-def format_csv(results: list[RowResult]) -> str:
-    """The table as CSV at full precision: for every metric ours, published and their gap; fractions."""
-    text = io.StringIO()
-    header = ["row", "state", "verdict", "seconds"]
-    for metric in COLUMNS:
-        header += [metric, f"{metric}_published", f"{metric}_gap"]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for result in results:
-        line = [result.row.name, result.state, judge_row(result), f"{result.seconds:.1f}" if result.seconds else ""]
-        for metric in COLUMNS:
-            ours, published = result.metrics.get(metric), result.row.published.get(metric)
-            gap = ours - published if ours is not None and published is not None else None
-            line += ["" if value is None else repr(float(value)) for value in (ours, published, gap)]
-        writer.writerow(line)
-    return text.getvalue()
-
-
-def verdict_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of published value, ours, gap and verdict, in percent with one decimal."""
-    lines = []
-    for result in results:
-        ours, published = result.metrics.get("mAP"), result.row.published.get("mAP")
-        gap = f"{100 * (ours - published):+.1f}" if ours is not None and published is not None else "-"
-        on_file = _percent(published) if published is not None else "not on file"
-        lines.append([result.row.name, on_file, _percent(ours), gap, judge_row(result)])
-    return ["method", "mAP published", "mAP ours", "gap", "verdict"], lines
-
-
-def metric_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of all metrics as papers print them, ours first, then the context rows with their sources."""
-    header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
-    lines = [[result.row.name, *(_percent(result.metrics.get(metric)) for metric in COLUMNS)] for result in results]
-    for entry in table.context:
-        name = entry["method"] + (f" ({entry['backbone']})" if entry.get("backbone") else "")
-        values = entry.get("values", {})
-        lines.append([f"{name}; source: {entry['source']}", *(_percent(values.get(metric)) for metric in COLUMNS)])
-    return header, lines
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
-
-
-def format_markdown(table: Table, results: list[RowResult]) -> str:
-    """The table as a Markdown document: title, about, table, claims."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    def block(header: list[str], lines: list[list[str]], words: int) -> list[str]:
-        rule = ["---"] + ["---:"] * (len(header) - 1 - words) + ["---"] * words
-        return [line(header), line(rule), *map(line, lines), ""]
-
-    parts = [f"# {table.title}", ""] + ([table.about.strip(), ""] if table.about else [])
-    parts += block(*verdict_cells(table, results), words=1) + block(*metric_cells(table, results), words=0)
-    parts += [f"- {'holds' if ok else 'not measured' if ok is None else 'does not hold'}: {text}"
-              for text, ok in judge_claims(table, results)]  # fmt: skip
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def format_html(table: Table, results: list[RowResult]) -> str:
-    """The table as two HTML `<table>` elements: verdicts, then all metrics."""
-    verdicts = html_table(*verdict_cells(table, results), f"{table.title} (percent)")
-    return verdicts + html_table(*metric_cells(table, results), "All metrics (percent)")
-
-
-def html_table(header: list[str], lines: list[list], caption: str = "") -> str:
-    """A plain, accessible HTML table: the first cell of each line is its header."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = []
-    for cells in lines:
-        first, *rest = (html.escape(str(cell)) for cell in cells)
-        body.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>")
-    said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
+            raise UserError(f"{where}: {name} = {value!r} is not a fraction in 0..1")

@@ -20,7 +20,10 @@ RECTANGLE_FRACTION = 0.5
 
 
 class TestTransform:
-    """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, to 0..1, normalise."""
+    """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, to 0..1, normalise.
+
+    A loading process stops before the last two steps (`resize`, `vary`): the device does them for a whole batch.
+    """
 
     __test__ = False  # the name is no test case
 
@@ -28,8 +31,14 @@ class TestTransform:
         self.image_size, self.normalise = image_size, normalise
 
     def resize(self, image: Image.Image) -> Image.Image:
+        if image.mode != "RGB":
+            image = image.convert("RGB")
         # Pillow's bilinear resize widens its filter when shrinking (antialiased).
-        return image.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+
+    def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
+        """A resized image as it is seen this time; a test image is always seen as it is."""
+        return image
 
     def to_array(self, image: Image.Image) -> np.ndarray:
         array = np.asarray(image, dtype=np.float32) / 255.0
@@ -38,7 +47,7 @@ class TestTransform:
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
-        return self.to_array(self.resize(image))
+        return self.to_array(self.vary(self.resize(image), rng))
 
 
 class TrainTransform(TestTransform):
@@ -52,13 +61,12 @@ class TrainTransform(TestTransform):
         super().__init__(image_size, normalise)
         self.augment = augment
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
-        image = self.resize(image)
+    def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
         if self.augment != "none" and rng.random() < 0.5:
             image = ImageOps.mirror(image)
         if self.augment == "full":
             image = rand_augment(draw_rectangle(image, rng), rng)
-        return self.to_array(image)
+        return image
 
 
 def make_transform(settings, *, training: bool) -> TestTransform:

@@ -6,13 +6,16 @@ import json
 import shutil
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from conftest import ROOT
 
+from sgre_lib.execution import notebook_parameters
 from sgre_lib.report import check_notebook_sources
-from sgre_lib.reproduction import notebook_parameters, split_parameters
+from sgre_lib.runs import run_folder, split_parameters
 from sgre_lib.settings import TrainSettings
+from sgre_lib.tables import read_table
 
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {"arch": "test_resnet", "image_size": 64}
@@ -87,6 +90,16 @@ def test_train_evaluate_visualize(small_mini, tmp_path):
     assert (tmp_path / "exp" / "visualization" / "index.json").exists()
 
 
+def test_heatmap_study(experiment, tmp_path):
+    folder = tmp_path / "exp"
+    shutil.copytree(experiment, folder)
+    notebook = run("11_heatmap_study", {"exp_dir": str(folder), "baseline_dir": str(folder), "limit": 12}, tmp_path)
+    assert json.loads((folder / "localisation.json").read_text())["images"] == 12
+    assert (folder / "localisation_pointing.png").exists()
+    assert len(pictures(notebook)) == 4
+    assert all(picture["alt"] for picture in pictures(notebook))
+
+
 def test_the_report_notebook_on_a_table_that_has_not_run(tmp_path):
     table = tmp_path / "fresh.toml"
     shutil.copy(ROOT / "experiments" / "tables" / "mini.toml", table)
@@ -94,6 +107,35 @@ def test_the_report_notebook_on_a_table_that_has_not_run(tmp_path):
     notebook = run("20_reproduce_tables", parameters, tmp_path)
     text = json.dumps(notebook)
     assert "not run" in text
+
+
+def test_ablations(tmp_path):
+    """On results that were left by hand: two rows of which one is surely better."""
+    path, root = tmp_path / "two.toml", tmp_path / "results"
+    path.write_text(
+        '[parameters]\ndata = "mini"\n[[rows]]\nname = "a"\n[[rows]]\nname = "b"\nparameters = {tau = 2.0}\n'
+    )
+    for row, value in zip(read_table(path).rows, (0.9, 0.8), strict=True):
+        folder = run_folder(row.runs[0], root)
+        (folder / "experiment").mkdir(parents=True)
+        np.save(folder / "experiment" / "targets.npy", np.eye(3))
+        np.save(folder / "resamples.npy", np.full((50, 13), value) + np.random.default_rng(0).normal(0, 0.01, (50, 13)))
+        for name in ("declared.json", "run.json", "experiment/result.json"):
+            (folder / name).write_text(json.dumps({"parameters": row.runs[0].parameters, "metrics": {"mAP": value}}))
+    parameters = {"table": str(path), "scale": "paper", "results": str(root), "out": str(tmp_path / "found.json")}
+    notebook = run("10_ablations", parameters, tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())["rows"]["b"]
+    assert found["verdict"] == "worse"
+    assert found["difference"] == pytest.approx(-0.1)
+    assert len(pictures(notebook)) == 1
+
+
+def test_cost(tmp_path):
+    run("12_cost", {"steps": 1, "batch_size": 2, "out": str(tmp_path / "cost.json"), **SMALL}, tmp_path)
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["parameters"] == cost["backbone_parameters"] + cost["head_parameters"]
+    assert cost["gflops_literal"] > cost["gflops"] > 0
+    assert cost["training_memory"] >= cost["inference_memory"] > 0
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))])

@@ -11,6 +11,7 @@ import ijson
 from tqdm import tqdm
 
 from ..errors import UserError
+from .boxes import ImageBoxes, add_extent
 from .prepared import RawSplit
 
 SPLIT_FOLDERS = {"train": "train2014", "test": "val2014"}
@@ -22,7 +23,8 @@ def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit
 
     Labels are the categories in the order of the annotation files. An image has a label when any of its annotations,
     crowd or not, is of that category. Images stand in the order of the annotation file; those without an annotation
-    are left out. The annotation files are streamed: memory holds one annotation at a time and each image's labels.
+    are left out. Test images have the boxes of their annotations but not of crowds, which are regions of many objects.
+    The annotation files are streamed: memory holds one annotation at a time, each image's labels and the test boxes.
     Raises UserError for a missing or broken file, for files whose categories differ, and for an annotation of an
     unknown image or category.
     """
@@ -39,15 +41,17 @@ def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit
         raise UserError(f"{files['train']} and {files['test']} do not have the same categories in the same order")
     splits = {}
     for split, folder in SPLIT_FOLDERS.items():
-        rows = read_image_labels(files[split], categories[split], progress=progress)
-        result = RawSplit([], [], missing=[])
-        for file_name, labels in tqdm(rows, desc=f"MSCOCO {folder} photos", unit="image", disable=not progress):
+        rows = read_image_labels(files[split], categories[split], with_boxes=split == "test", progress=progress)
+        result = RawSplit([], [], missing=[], boxes=[] if split == "test" else None)
+        for file_name, labels, boxes in tqdm(rows, desc=f"MSCOCO {folder} photos", unit="image", disable=not progress):
             image = f"MSCOCO/{folder}/{file_name}"
             if not os.path.exists(root / image):
                 result.missing.append(image)
                 continue
             result.names.append(image)
             result.labels.append(labels)
+            if result.boxes is not None:
+                result.boxes.append(boxes)
         splits[split] = result
     return list(categories["train"].values()), splits["train"], splits["test"]
 
@@ -70,18 +74,24 @@ def read_categories(path: Path, *, progress: bool = True) -> dict[int, str]:
     return categories
 
 
-def read_image_labels(path: Path, categories: dict[int, str], *, progress: bool = True) -> list[tuple[str, list[str]]]:
-    """(file name, labels) of every image of an instances file that has an annotation, in the file's order of images.
+def read_image_labels(
+    path: Path, categories: dict[int, str], *, with_boxes: bool = False, progress: bool = True
+) -> list[tuple[str, list[str], ImageBoxes]]:
+    """(file name, labels, boxes) of every image of an instances file that has an annotation, in the order of images.
 
-    Labels are in the order of `categories`. Raises UserError, naming the file and the image's or annotation's place.
+    Labels are in the order of `categories`. Boxes are read only where asked for; an image without a width and a height
+    has none. Raises UserError, naming the file and the image's or annotation's place.
     """
     file_names: dict[Any, str] = {}
+    sizes: dict[Any, tuple[float, float]] = {}  # (width, height)
     for number, image in enumerate(stream_json(path, "images.item", progress=progress), 1):
         try:
             image_id, file_name = image["id"], image["file_name"]
             if image_id in file_names:
                 raise UserError(f"{path}: image {number} has the id {image_id}, as an earlier one")
             file_names[image_id] = file_name
+            if with_boxes and image.get("width") and image.get("height"):
+                sizes[image_id] = (image["width"], image["height"])
         except (KeyError, TypeError):
             raise UserError(f"{path}: image {number} has no id or no file_name") from None
         if not isinstance(file_name, str) or not file_name.strip() or set(file_name) & set("\t\r\n"):
@@ -91,6 +101,7 @@ def read_image_labels(path: Path, categories: dict[int, str], *, progress: bool 
 
     order = {category_id: place for place, category_id in enumerate(categories)}
     present: dict[Any, set[int]] = {}  # image id -> places of its categories
+    boxes: dict[Any, ImageBoxes] = {}
     for number, annotation in enumerate(stream_json(path, "annotations.item", progress=progress), 1):
         try:
             image_id, category_id = annotation["image_id"], annotation["category_id"]
@@ -102,13 +113,16 @@ def read_image_labels(path: Path, categories: dict[int, str], *, progress: bool 
         if not all(known):
             unknown = f"category {category_id}" if known[0] else f"image {image_id}"
             raise UserError(f"{path}: annotation {number} is of {unknown}, which the file does not have")
-        # `iscrowd` is not looked at: the published image labels count crowds.
+        # The published image labels count crowds, so `iscrowd` is looked at for boxes only.
         present.setdefault(image_id, set()).add(order[category_id])
+        if image_id in sizes and not annotation.get("iscrowd"):
+            label = categories[category_id]
+            add_extent(boxes.setdefault(image_id, {}), label, annotation.get("bbox"), sizes[image_id])
     if not present:
         raise UserError(f"{path} has no annotation")
     names = list(categories.values())
     return [
-        (file_name, [names[place] for place in sorted(present[image_id])])
+        (file_name, [names[place] for place in sorted(present[image_id])], boxes.get(image_id, {}))
         for image_id, file_name in file_names.items()
         if image_id in present
     ]

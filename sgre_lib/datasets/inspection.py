@@ -120,9 +120,9 @@ def inspect(
 
     data: a dataset's name or the path of a prepared folder. data_root: as for training.
     Errors: an unreadable or empty list, an unknown, empty or repeated label, a missing photo, a photo that is cut off
-    or no image, a mask of the wrong shape. Warnings: an image listed twice, a photo in both splits (by its bytes), a
-    label that no image has, counts or lists other than expected. Notes: photos that are not RGB (training converts
-    them), images without a label, a photo twice in one split.
+    or no image, a mask of the wrong shape, unreadable boxes. Warnings: an image listed twice, a photo in both splits
+    (by its bytes), a label that no image has, counts or lists other than expected. Notes: photos that are not RGB
+    (training converts them), images without a label, a photo twice in one split.
     Raises UserError only where the folder does not exist. Photos that decode with wrong colours are not noticed: JPEG
     has no checksum.
     """
@@ -137,6 +137,7 @@ def inspect(
                 result.add("warning", f"label that no {split} image has", label)
     _inspect_mask(prepared.folder / "ignore.npy", (len(rows["test"]), len(labels)), result)
     _inspect_record(prepared, result)
+    _inspect_boxes(prepared, result)
     photos = _decode_all({row.path for split in SPLITS for row in rows[split] if row.path}, result, progress)
     _inspect_photos(rows, photos, result)
     return result
@@ -243,6 +244,14 @@ def _inspect_record(prepared: PreparedDataset, result: Inspection) -> None:
         else:
             if changed:
                 result.add("warning", "labels, lists or mask changed since the preparation", path.name)
+
+
+def _inspect_boxes(prepared: PreparedDataset, result: Inspection) -> None:
+    if result.ok:  # otherwise the list that boxes belong to may be unreadable
+        try:
+            prepared.boxes("test")
+        except UserError as error:
+            result.add("error", "unreadable boxes", error)
 
 
 def _decode_all(paths: Iterable[Path], result: Inspection, progress: bool) -> dict[Path, Photo]:

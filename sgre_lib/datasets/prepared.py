@@ -7,6 +7,7 @@ A prepared folder holds
     test.txt      the same for the test images
     ignore.npy    optional, (test images, L): 1 where this image is left out when this label is scored
     <name>.npy    optional label embeddings (L, T): bert.npy, glove.npy, ...
+    test_boxes.jsonl  optional: where each label is in the test photos (see `boxes`)
     prepared.json optional: where it came from, counts, fingerprint
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import fingerprint, read_lines, working_root, write_array, write_json, write_text
+from .boxes import ImageBoxes, read_boxes, write_boxes
 
 SPLITS = ("train", "test")
 
@@ -145,6 +147,14 @@ class PreparedDataset:
         names, targets = self.read_list(name)
         return Split(names, self._find_all(names, name), targets, self.ignore if name == "test" else None)
 
+    def boxes(self, split: str) -> list[dict[int, np.ndarray]] | None:
+        """Boxes of each image of a split, in its list's order: label index -> (n, 4), fractions x0, y0, x1, y1.
+
+        None where the folder has no file of them. Only `test` has one where `prepare` wrote the folder.
+        """
+        path = self.folder / f"{split}_boxes.jsonl"
+        return read_boxes(path, self.read_list(split)[0], self.labels) if path.exists() else None
+
     def _find_all(self, names: list[str], split: str) -> list[Path]:
         paths, missing = [], []
         for name in names:
@@ -165,7 +175,7 @@ class PreparedDataset:
     def fingerprint(self) -> str:
         """SHA-256 over labels, lists and mask: equal for two people who prepared the same data, wherever it lies.
 
-        The photos themselves are not read.
+        The photos themselves are not read, and boxes do not count: no training or metric of scores depends on them.
         """
         parts: list[bytes | str] = ["\n".join(self.labels)]
         for split in SPLITS:
@@ -197,12 +207,14 @@ class RawSplit:
     """What a raw dataset says of one split: image names (relative to the data root) and the labels of each.
 
     missing: names that the raw lists have and the disk has not. ignore: labels left out when scoring, one set an image.
+    boxes: where the labels are in each image; None where the raw dataset has no boxes.
     """
 
     names: list[str]
     labels: list[list[str]]
     ignore: list[list[str]] | None = None
     missing: list[str] | None = None
+    boxes: list[ImageBoxes] | None = None
 
 
 def write_prepared(
@@ -233,11 +245,21 @@ def write_prepared(
         for row, ignored in enumerate(test.ignore):
             mask[row, [index[label] for label in ignored]] = 1
         write_array(out / "ignore.npy", mask)
-    elif (out / "ignore.npy").exists():
-        os.replace(out / "ignore.npy", out / "ignore.npy.previous")  # another dataset's; nothing is deleted
+    else:
+        _set_aside(out / "ignore.npy")
+    if test.boxes is not None and any(test.boxes):
+        write_boxes(out / "test_boxes.jsonl", test.names, test.boxes)
+    else:
+        _set_aside(out / "test_boxes.jsonl")
     missing = {"train": train.missing or [], "test": test.missing or []}
     write_text(out / "label.txt", "".join(f"{label}\n" for label in labels))
     prepared = PreparedDataset(out, data_root)
     about = {"source": source, "data_root": str(Path(data_root).resolve()), "missing": missing, **prepared.summary()}
     write_json(out / "prepared.json", about)
     return prepared
+
+
+def _set_aside(path: Path) -> None:
+    """Rename another dataset's file, which must not be taken for this one's; nothing is deleted."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.name}.previous"))

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
+from .boxes import ImageBoxes, add_extent, read_photo_size
 from .coco import stream_json
 from .nuswide import read_image_list
 from .prepared import RawSplit
@@ -75,7 +76,8 @@ def read_vg500(
     """Labels, training and test split of `root`/VisualGenome; image names start with `VisualGenome/VG_100K`.
 
     The labels' names are recovered from `objects.json` (see `recover_names`) and carry their agreement. A listed image
-    keeps its place even without a label. An image that lies in both photo folders is taken from VG_100K.
+    keeps its place even without a label. An image that lies in both photo folders is taken from VG_100K. Test images
+    have the boxes of their labels' objects.
     Raises UserError for a missing or broken file, for a listed image that the label indices do not have, and where a
     name cannot be recovered with at least `agreement_floor`.
     """
@@ -119,6 +121,8 @@ def read_vg500(
             result.names.append(image)
             result.labels.append([labels[index] for index in indices[name]])
         splits[split] = result
+    test = splits["test"]
+    test.boxes = read_object_boxes(objects, test, root, progress=progress)
     return labels, splits["train"], splits["test"]
 
 
@@ -207,6 +211,31 @@ def recover_names(
     return result
 
 
+def plain_name(written: object) -> str:
+    """An object's name as names are compared: in lower case, with single spaces."""
+    return " ".join(str(written).lower().split())
+
+
+def read_object_boxes(objects: Path, split: RawSplit, root: Path, *, progress: bool = True) -> list[ImageBoxes]:
+    """The boxes of each image of a split: those of objects one of whose names is a label that the image has.
+
+    objects: `objects.json`, streamed a second time, since the labels' names come of the first. Its boxes are in pixels
+    of the photo, whose size is read from the photo itself; an image whose photo cannot be read has no boxes.
+    """
+    rows = {Path(name).name: row for row, name in enumerate(split.names)}
+    boxes: list[ImageBoxes] = [{} for _ in split.names]
+    for image in stream_json(objects, "item", progress=progress):
+        row = rows.get(f"{image['image_id'] if 'image_id' in image else image['id']}.jpg")
+        size = None if row is None else read_photo_size(root / split.names[row])
+        if size is None:
+            continue
+        present = set(split.labels[row])
+        for item in image["objects"]:
+            for label in {plain_name(name) for name in item["names"]} & present:
+                add_extent(boxes[row], label, [item.get(key) for key in "xywh"], size)
+    return boxes
+
+
 def _collect_names(objects: Path, rows: dict[str, int], progress: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The distinct object names on the images of `rows`, and for each name of each image its image row and number."""
     numbers: dict[str, int] = {}
@@ -229,7 +258,7 @@ def _collect_names(objects: Path, rows: dict[str, int], progress: bool) -> tuple
         present = set()
         for written in found:
             if written not in number_of:
-                name = " ".join(str(written).lower().split())
+                name = plain_name(written)
                 # A label with a comma could not be told from two in a list.
                 number_of[written] = numbers.setdefault(name, len(numbers)) if name and "," not in name else None
             present.add(number_of[written])

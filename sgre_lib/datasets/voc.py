@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import read_lines
+from .boxes import ImageBoxes, add_box, read_photo_size
 from .prepared import RawSplit
 
 VOC_LABELS = [
@@ -66,6 +67,7 @@ def read_voc(
 
     An image has a label when at least one object of that class is not difficult. In the test split a class all of whose
     objects in an image are difficult is ignored there; an image with only such objects stays, without a label.
+    A box counts as its object does: those of difficult objects are left out.
     labels: the expected ones (an unknown class is then an error); None: all classes seen, sorted by name.
     Raises UserError for a missing folder, list or annotation, for an image in both lists, and for an unknown class.
     """
@@ -77,7 +79,9 @@ def read_voc(
         raise UserError(f"{raw}: image {min(both)} is in both {train_list}.txt and {test_list}.txt ({len(both)} such)")
     splits, seen = {}, set()
     for split, names in ids.items():
-        result = RawSplit([], [], ignore=[] if split == "test" else None, missing=[])
+        result = RawSplit([], [], missing=[])
+        if split == "test":
+            result.ignore, result.boxes = [], []
         for name in tqdm(names, desc=f"{raw.name} {split}", unit="image", disable=not progress):
             image = f"{raw.name}/JPEGImages/{name}.jpg"
             if not (raw.parent / image).exists():
@@ -96,8 +100,19 @@ def read_voc(
             result.labels.append(sorted(clear))
             if result.ignore is not None:
                 result.ignore.append(sorted(unclear))
+                result.boxes.append(_clear_boxes(objects, raw.parent / image))
         splits[split] = result
     return labels or sorted(seen), splits["train"], splits["test"]
+
+
+def _clear_boxes(objects: list[tuple[str, bool, tuple]], photo: Path) -> ImageBoxes:
+    """The boxes of the objects that are not difficult."""
+    boxes: ImageBoxes = {}
+    size = read_photo_size(photo)
+    for label, difficult, (xmin, ymin, xmax, ymax) in objects if size else ():
+        if not difficult:
+            add_box(boxes, label, (xmin - 1, ymin - 1, xmax, ymax), size)  # pixels 1 to 3 end at the edge 3
+    return boxes
 
 
 def _read_ids(raw: Path, name: str) -> list[str]:

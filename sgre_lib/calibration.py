@@ -1,0 +1,107 @@
+"""Whether scores can be read as probabilities, and what a threshold costs: from scores and targets alone (numpy)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .metrics import FLOOR
+
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+"""The thresholds that are tried."""
+
+
+class Reliability(NamedTuple):
+    """Decisions sorted into bins by score. counts, mean_score and frequency have an entry a bin; an empty bin has NaN.
+
+    error is the expected calibration error: |mean_score - frequency|, each bin weighted by its count.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    mean_score: np.ndarray
+    frequency: np.ndarray
+    error: float
+
+
+def measure_reliability(
+    scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None, bins: int = 10
+) -> Reliability:
+    """How often a label is there, given its score, over all images and labels together.
+
+    scores, targets, ignore: (N, L). The bins are of equal width, closed below; the last one holds 1 too. Most scores of
+    most models are close to 0, where bins of equal mass would nearly all lie.
+    """
+    kept = _kept(scores, ignore)
+    flat, truth = np.asarray(scores, np.float64)[kept], np.asarray(targets)[kept].astype(np.float64)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, flat, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_score = np.bincount(place, flat, bins) / counts
+        frequency = np.bincount(place, truth, bins) / counts
+    error = float(np.nansum(counts * np.abs(mean_score - frequency)) / max(1, counts.sum()))
+    return Reliability(edges, counts, mean_score, frequency, error)
+
+
+class ThresholdChoice(NamedTuple):
+    """F1 at every threshold of `THRESHOLDS`, and with one threshold for each label. All of it in 0..1.
+
+    per_label: (L,) the threshold with the best F1 of its label, NaN where no image has the label. CF1_per_label and
+    OF1_per_label: what they give. They are chosen on the images that they are judged on, so they promise too much.
+    """
+
+    CF1: np.ndarray
+    OF1: np.ndarray
+    per_label: np.ndarray
+    CF1_per_label: float
+    OF1_per_label: float
+
+
+def choose_thresholds(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None) -> ThresholdChoice:
+    """CF1 and OF1 over the threshold, as `metrics.precision_recall` has them, and the best threshold of each label.
+
+    scores, targets, ignore: (N, L). Of thresholds that do equally well the lowest is taken.
+    """
+    kept = _kept(scores, ignore)
+    truth = np.asarray(targets).astype(bool) & kept
+    # The thresholds that a score reaches are the first so many; from there on everything is counting.
+    reached = np.searchsorted(THRESHOLDS, np.asarray(scores, np.float64), side="right")
+    guesses, hits = _count_reached(reached, kept), _count_reached(reached, truth)
+    truths = truth.sum(axis=0).astype(np.float64)
+    f1 = 2 * hits / np.maximum(guesses + truths, 1.0)
+    chosen = f1.argmax(axis=0)
+    there = truths > 0
+    columns = np.arange(len(truths))
+    # A label without an image is best never predicted.
+    own_guesses, own_hits = (np.where(there, counts[chosen, columns], 0.0) for counts in (guesses, hits))
+    per_label = np.where(there, THRESHOLDS[chosen], np.nan)
+    return ThresholdChoice(
+        _class_f1(hits, guesses, truths), _overall_f1(hits, guesses, truths), per_label,
+        float(_class_f1(own_hits, own_guesses, truths)), float(_overall_f1(own_hits, own_guesses, truths)),
+    )  # fmt: skip
+
+
+def _kept(scores: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
+    return np.ones(np.shape(scores), bool) if ignore is None else np.asarray(ignore) == 0
+
+
+def _count_reached(reached: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(thresholds, L): entries of each label that are counted and reach each threshold."""
+    levels, labels = len(THRESHOLDS) + 1, reached.shape[1]
+    keys = (reached * labels + np.arange(labels))[counted]
+    exactly = np.bincount(keys, minlength=levels * labels).reshape(levels, labels)
+    return exactly[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
+
+
+def _class_f1(hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """F1 of precision and recall averaged over labels, the last axis, by the release's rule for empty counts."""
+    precision = (np.maximum(hits, FLOOR) / np.maximum(guesses, FLOOR)).mean(axis=-1)
+    recall = (np.maximum(hits, FLOOR) / np.maximum(truths, FLOOR)).mean(axis=-1)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _overall_f1(hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """F1 of the summed counts; 0 where nothing is predicted."""
+    return 2 * hits.sum(axis=-1) / np.maximum(guesses.sum(axis=-1) + truths.sum(), 1.0)

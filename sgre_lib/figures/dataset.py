@@ -1,0 +1,73 @@
+"""Figures of a dataset: its photos, its labels, and what they have to do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .matrix import draw_matrix
+from .style import figure_style, make_figure, percent, with_alt
+
+
+def draw_photos(photos: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 4) -> Figure:
+    """A contact sheet of photos, each under its caption."""
+    with figure_style():
+        rows = -(-len(photos) // columns)
+        figure, axes = make_figure(rows, columns, height=2.0 * rows)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for ax, photo, caption in zip(axes.flat, photos, captions, strict=False):
+            ax.imshow(photo)
+            ax.set_title(caption, fontsize=8, wrap=True)
+    return with_alt(figure, f"{len(photos)} photos with their labels: " + "; ".join(captions))
+
+
+def draw_label_counts(labels: Sequence[str], targets: np.ndarray) -> Figure:
+    """Images of each label, most frequent first. targets: (N, L)."""
+    counts = targets.sum(axis=0)
+    order = np.argsort(-counts, kind="stable")
+    with figure_style():
+        figure, axes = make_figure(height=max(2.2, 0.17 * len(labels) + 0.7))
+        ax = axes[0, 0]
+        ax.barh([labels[i] for i in order], counts[order])
+        ax.invert_yaxis()
+        ax.set_xlabel(f"images with the label, of {len(targets)}")
+        ax.set_title(f"{labels[order[0]]} is the most frequent label, {labels[order[-1]]} the rarest")
+        ax.margins(y=0.01)
+    alt = f"Bar chart of label counts: {labels[order[0]]} {counts[order[0]]}, ..., {labels[order[-1]]} {counts[order[-1]]}"
+    return with_alt(figure, f"{alt} of {len(targets)} images.")
+
+
+def conditional_probability(targets: np.ndarray) -> np.ndarray:
+    """P(column label | row label), (L, L); NaN on the diagonal and in the row of a label that never occurs."""
+    together = targets.astype(np.float64).T @ targets
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = together / np.diag(together)[:, None]
+    np.fill_diagonal(result, np.nan)
+    return result
+
+
+def draw_cooccurrence(labels: Sequence[str], targets: np.ndarray) -> Figure:
+    """Matrix of P(column label | row label); the diagonal is left blank. targets: (N, L)."""
+    matrix = conditional_probability(targets)
+    figure = draw_matrix(labels, matrix, "P(column | row)", "Which labels come together")
+    if np.isfinite(matrix).any():
+        row, column = np.unravel_index(np.nanargmax(matrix), matrix.shape)
+        strongest = f"; the strongest is {labels[column]} given {labels[row]}, {percent(matrix[row, column])} %"
+    else:
+        strongest = ""
+    return with_alt(figure, f"Matrix of label co-occurrence{strongest}.")
+
+
+def draw_similarity(labels: Sequence[str], embeddings: np.ndarray) -> Figure:
+    """Matrix of cosine similarities of label embeddings (L, T); the diagonal is left blank."""
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    matrix = unit @ unit.T
+    np.fill_diagonal(matrix, np.nan)
+    figure = draw_matrix(labels, matrix, "cosine similarity", "What the label names have to do with each other")
+    row, column = np.unravel_index(np.nanargmax(matrix), matrix.shape)
+    pair = f"{labels[row]} and {labels[column]} ({matrix[row, column]:.2f})"
+    return with_alt(figure, f"Matrix of label similarities in the text model; the closest pair is {pair}.")

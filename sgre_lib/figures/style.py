@@ -1,0 +1,63 @@
+"""The one style of every figure, its alt text, and how it is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from ..files import open_atomic
+
+WIDTH = 7.0
+"""Inches; a page's text width."""
+
+GREY = "#6b6b6b"
+
+
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """The one style of this project, for the figures drawn inside the block."""
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(style.library.get("petroff10", {}))
+        matplotlib.rcParams.update(
+            {
+                "font.size": 9,
+                "axes.titlesize": 9,
+                "axes.labelsize": 9,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "figure.titlesize": 10,
+                "figure.dpi": 100,
+            }
+        )
+        yield
+
+
+def make_figure(rows: int = 1, columns: int = 1, *, height: float = 3.0, width: float = WIDTH, **options):
+    """A figure of our width with rows x columns axes; returns (figure, axes as an array of that shape)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def with_alt(figure: Figure, alt: str) -> Figure:
+    """The figure with its alt text set."""
+    figure.alt_text = alt
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike, *, dpi: int = 150) -> Path:
+    """Write a figure as PNG in one step, its alt text inside as the PNG's Description, and return the path."""
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Description": getattr(figure, "alt_text", "")})
+    return Path(path)
+
+
+def percent(value: float) -> str:
+    """A fraction in percent as papers print it, one decimal; a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f}"

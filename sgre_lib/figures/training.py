@@ -1,0 +1,73 @@
+"""Figures of training: curves over epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import figure_style, make_figure, percent, with_alt
+
+
+def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
+    """Loss and learning rate, and mAP of the model and its moving average, over epochs."""
+    epochs = [row["epoch"] for row in history]
+    best = max(history, key=lambda row: row["ema_mAP"])
+    with figure_style():
+        figure, axes = make_figure(1, 2, height=2.6)
+        left, right = axes[0]
+        left.plot(epochs, [row["train_loss"] for row in history], marker="." if len(history) < 3 else None)
+        left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+        left.set_title("training loss")
+        ends = {key: 100 * history[-1][key] for key in ("mAP", "ema_mAP")}
+        for key, name in (("mAP", "model"), ("ema_mAP", "moving average")):
+            (line,) = right.plot(epochs, [100 * row[key] for row in history], marker="." if len(history) < 10 else None)
+            # The higher line's name goes above its end, the other's below, so that close ends stay legible.
+            higher = ends[key] == max(ends.values()) and (key == "mAP" or ends["mAP"] != ends["ema_mAP"])
+            right.annotate(
+                name, (epochs[-1], ends[key]), (0, 6 if higher else -10), textcoords="offset points",
+                color=line.get_color(), fontsize=8, ha="right", va="center", annotation_clip=False,
+            )  # fmt: skip
+        for ax in (left, right):
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        right.margins(y=0.12)
+        right.set(xlabel="epoch", ylabel="test mAP, %")
+        right.set_title(f"best moving average: mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}")
+        if title:
+            figure.suptitle(title)
+    first, last = history[0], history[-1]
+    alt = (
+        f"Training curves{' of ' + title if title else ''}: loss falls from {first['train_loss']:.0f} to "
+        f"{last['train_loss']:.0f} over {len(history)} epochs; the moving average reaches "
+        f"mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}."
+    )
+    return with_alt(figure, alt)
+
+
+def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """EMA mAP over epochs, one line a run, named at its end in the line's colour, in the order of the values."""
+    with figure_style():
+        figure, axes = make_figure(height=3.0)
+        ax = axes[0, 0]
+        ends = {name: 100 * history[-1]["ema_mAP"] for name, history in histories.items() if history}
+        lowest = min(100 * history[0]["ema_mAP"] for history in histories.values() if history)
+        floor = 10 * math.floor(lowest / 10)
+        lines = {}
+        for name in ends:
+            epochs = [row["epoch"] for row in histories[name]]
+            values = [100 * row["ema_mAP"] for row in histories[name]]
+            (lines[name],) = ax.plot(epochs, values, marker="." if len(epochs) < 10 else None)
+        # Names at line ends are moved apart where lines end close together, and down again from the top.
+        gap, order = 0.065 * (100 - floor), sorted(ends, key=lambda one: -ends[one])
+        spot = 100 + gap
+        for name in order:
+            spot = min(ends[name], spot - gap)
+            ax.annotate(
+                f"{name} {ends[name]:.1f}", (histories[name][-1]["epoch"], spot), (6, 0), textcoords="offset points",
+                va="center", color=lines[name].get_color(), fontsize=8, annotation_clip=False,
+            )  # fmt: skip
+        ax.set(xlabel="epoch", ylabel="test mAP of the moving average, %", ylim=(floor, 100))
+    listed = ", ".join(f"{name} ends at {value:.1f}" for name, value in ends.items())
+    return with_alt(figure, f"Test mAP of the moving average over epochs, in percent: {listed}.")
