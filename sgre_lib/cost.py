@@ -19,6 +19,7 @@ from .ema import MovingAverage
 from .errors import UserError
 from .evaluation import autocast
 from .losses import make_loss
+from .memory import keep_freed_memory
 from .model import PatchModel, build_model, count_parameters
 from .provenance import describe_device
 from .recipe import make_optimizer
@@ -43,6 +44,7 @@ def measure_cost(
     if steps < 0 or label_count < 1 or embedding_size < 1:
         raise UserError(f"steps {steps}, label_count {label_count}, embedding_size {embedding_size} cannot be measured")
     chosen = choose_device(device)
+    keep_freed_memory()
     baseline = _peak_memory(chosen)
     torch.manual_seed(settings.seed)
     model = build_model(settings, False, label_embeddings=torch.randn(label_count, embedding_size)).to(chosen)

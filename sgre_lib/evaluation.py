@@ -17,6 +17,7 @@ from .distributed import choose_device
 from .errors import UserError
 from .experiment import load_experiment, open_dataset
 from .files import write_array, write_json, write_text
+from .memory import keep_freed_memory
 from .metrics import evaluate_scores
 from .photos import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from .provenance import code_version, describe_device, package_versions
@@ -47,6 +48,7 @@ def score_images(
 
     Returns ([scores (N, L) float32 for each model], indices (N)). Models are used in evaluation mode and left as found.
     """
+    keep_freed_memory()
     modes = [model.training for model in models]
     for model in models:
         model.eval()

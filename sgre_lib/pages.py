@@ -7,6 +7,7 @@ An address is relative to the page that it stands on: a table's page is `tables/
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +48,9 @@ COSTLY = ("model", "arch", "image_size", "branches", "output_stride", "num_layer
 MOST_LINES = 8
 """Curves, or models label by label, that one figure can hold and still be read."""
 
+FIGURES = re.compile(r"[-+]?\d[\d.,:e-]*( (±|to|min|h|s|%)( ?[-+]?[\d.,]+)?)?$")
+"""A cell of figures: `93.7 ± 0.4`, `+1.0 to +2.0`, `12 min`, `95 %`, a date; not words that begin with a number."""
+
 LOCALISATION = ("pointing", "pointing_chance", "pointing_ceiling", "share", "share_chance", "share_ceiling")
 
 
@@ -82,7 +86,7 @@ class Block:
         return {
             number
             for number, texts in enumerate(columns, 1)
-            if all(text in none or NUMBER.match(text) for text in texts) and not set(texts) <= {""}
+            if all(text in none or FIGURES.match(text) for text in texts) and not set(texts) <= {""}
         }
 
 
@@ -126,7 +130,8 @@ def result_blocks(table: Table, results: list[RowResult]) -> Iterator[Block]:
     yield _linked_block("Ours against published, in percent", results, *verdict_cells(table, results), ours=(2,))
     yield _linked_block("All metrics, in percent", results, *metric_cells(table, results))
     header, lines = label_cells(table, results)
-    if lines:
+    published = any(entry.get("labels") for entry in table.context)
+    if lines and (published or len(header) <= MOST_LINES + 1):  # wider it is unreadable: each run's page has its own
         rows = [row_address(result) for result in results if result.labels]
         linked = [[Cell(name), *map(_number, cells, rows + [""] * len(cells))] for name, *cells in lines]
         yield Block("AP of each label, in percent", header, [Group("", linked)])
@@ -226,19 +231,19 @@ def shared_block(results: list[RowResult]) -> Block | None:
 
 def evidence_block(results: list[RowResult], notebooks: dict[str, list[str]]) -> Block:
     """The runs behind each row: where every number comes from. notebooks: run -> pages of its executed notebooks."""
-    groups = []
+    groups, cost = [], results[0].row.kind == "cost"
     for result in results:
         lines = []
         for run in result.runs:
             begun = run.state != "not run"
-            value = format_metric(RowResult(result.row, [run]), "mAP") if result.row.kind != "cost" else ""
+            value = format_metric(RowResult(result.row, [run]), "mAP")
             about = run.about
             where = tuple((run_address(run, page), Path(page).stem) for page in notebooks.get(run.folder.name, []))
             lines.append(
                 [
                     Cell(f"seed {run.run.seed}", ((run_address(run), f"seed {run.run.seed}"),) if begun else ()),
                     Cell(run.state),
-                    _number(value, run_address(run)),
+                    *([] if cost else [_number(value, run_address(run))]),
                     Cell((about.get("started") or "-")[:16].replace("T", " ")),
                     Cell(format_hours(run.seconds / 3600) if run.seconds else "-"),
                     Cell(about.get("code_version") or "-"),
@@ -247,7 +252,16 @@ def evidence_block(results: list[RowResult], notebooks: dict[str, list[str]]) ->
                 ]
             )
         groups.append(Group(result.row.name, lines, f"runs-{result.row.slug}"))
-    header = ["run", "state", "mAP", "started (UTC)", "took", "code", "device", "executed notebooks"]
+    header = [
+        "run",
+        "state",
+        *([] if cost else ["mAP"]),
+        "started (UTC)",
+        "took",
+        "code",
+        "device",
+        "executed notebooks",
+    ]
     return Block("The runs behind each row", header, groups)
 
 
@@ -284,6 +298,8 @@ def draw_table(table: Table, results: list[RowResult], costs: list[dict]) -> Ite
     groups: dict[str, list[RowResult]] = {}
     for result in measured:
         groups.setdefault(result.row.group, []).append(result)
+    if len(groups) > 1:  # a group of one has nothing to compare
+        groups = {group: rows for group, rows in groups.items() if len(rows) > 1}
     for number, (group, rows) in enumerate(groups.items(), 1):
         of = f", {group}" if group else ""
         values = {row.row.name: row.metrics["mAP"] for row in rows}

@@ -23,6 +23,7 @@ from .distributed import choose_device
 from .errors import UserError
 from .evaluation import autocast
 from .experiment import load_experiment
+from .memory import keep_freed_memory
 from .model import PatchModel
 from .photos import make_loader, move_pixels, read_photo, worker_count
 from .transforms import TestTransform, make_transform
@@ -100,6 +101,7 @@ def predict(
     if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
         raise UserError(f"--heatmaps {folder} is not a folder")
     chosen = choose_device(device)
+    keep_freed_memory()
     paths = find_photos(images)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
     if folder is not None and settings.model == "mlic" and settings.branches == "patch":

@@ -308,10 +308,7 @@ class _Site:
             _copy_file(path, inside / path.name)
         pictures = list(self._copy_pictures(run, inside))
         notebooks = [(quote(name), Path(name).stem.replace("_", " ")) for name in self.notebooks[run.folder.name]]
-        titles = [
-            (f"../../{quote(one.page)}", f"{one.table.title} ({one.table.scale} scale): {one.table.rows[at].name}")
-            for one, at, _ in users
-        ]
+        titles = [(f"../../{quote(one.page)}", f"{one.table.title}: {one.table.rows[at].name}") for one, at, _ in users]
         self._render(
             page, "run.html.j2", title=f"Run: {result.row.name}, seed {run.run.seed}",
             path=[("../../index.html", "All tables"), *titles[:1]], users=titles, error=run.error, notebooks=notebooks,

@@ -30,6 +30,7 @@ from .evaluation import autocast, score_images
 from .experiment import BEST, LAST, PREVIOUS
 from .history import HISTORY_COLUMNS, Events, write_history
 from .losses import make_loss
+from .memory import keep_freed_memory
 from .metrics import average_precision
 from .model import PatchModel
 from .photos import PhotoDataset, TrainingBatches, make_loader, move_pixels, naming_dead_loaders, worker_count
@@ -65,6 +66,7 @@ class Trainer:
     ):
         self.settings, self.folder, self.processes, self.progress = settings, folder, processes, progress
         self.device, self.on_epoch = processes.device, on_epoch
+        keep_freed_memory()
         if processes.world > 1 and self.device.type == "cuda":
             # timm's converter: torch's own drops the activation that timm's BatchNormAct2d carries.
             model = convert_sync_batchnorm(model)

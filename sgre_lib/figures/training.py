@@ -68,6 +68,7 @@ def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Fi
                 f"{name} {ends[name]:.1f}", (histories[name][-1]["epoch"], spot), (6, 0), textcoords="offset points",
                 va="center", color=lines[name].get_color(), fontsize=8, annotation_clip=False,
             )  # fmt: skip
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.set(xlabel="epoch", ylabel="test mAP of the moving average, %", ylim=(floor, 100))
     listed = ", ".join(f"{name} ends at {value:.1f}" for name, value in ends.items())
     return with_alt(figure, f"Test mAP of the moving average over epochs, in percent: {listed}.")

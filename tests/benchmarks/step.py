@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, build_model
 from sgre_lib.ema import MovingAverage
+from sgre_lib.memory import keep_freed_memory
 from sgre_lib.recipe import make_optimizer
 from sgre_lib.settings import TrainSettings
 
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="CASE", action="append", choices=CASES)
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    keep_freed_memory()  # for both
     if options.memory_of:
         work = make_step(*options.memory_of, options)
         work()  # gradients and the optimiser's state are the model's own: they are there before
