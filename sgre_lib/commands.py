@@ -312,7 +312,7 @@ def _reproduce(options: dict) -> int:
     if options["only_run"]:
         runs = [run for result in results for row in result.rows for run in row.runs]
         return 1 if any(run.state != "done" for run in runs if run.run.key in options["only_run"]) else 0
-    return 1 if any(result.failed for result in results) else 0
+    return 1 if any(result.failed or result.report_problem for result in results) else 0
 
 
 def _read_seeds(text: str | None) -> list[int] | None:

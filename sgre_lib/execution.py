@@ -119,6 +119,9 @@ def run_notebook(
                 progress_bar=False,
                 coalesce_streams=True,
                 kernel_manager_class=manager,
+                # A kernel that is told to end while it idles would report that as an error. What a cell does wrong comes
+                # as a message, whatever this level is.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         except PapermillExecutionError as error:
             raise NotebookFailed(f"{notebook}: {error.ename}: {' '.join(str(error.evalue).split())[:300]}") from None

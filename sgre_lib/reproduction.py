@@ -42,11 +42,15 @@ from .verdicts import (
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table after `reproduce`: its declaration, its rows' results, and the files written (table.csv, report.html)."""
+    """A table after `reproduce`: its declaration, its rows' results, and the files written (table.csv, report.html).
+
+    report_problem: why report.html could not be made anew; empty where it could.
+    """
 
     table: Table
     rows: list[RowResult]
     folder: Path
+    report_problem: str = ""
 
     @property
     def failed(self) -> list[str]:
@@ -217,19 +221,25 @@ def _finish_table(table: Table, root: Path, report: bool, seeds: Iterable[int] |
     """Write a table and, where something is newer than it, its report."""
     folder = root / table.name
     folder.mkdir(parents=True, exist_ok=True)
+    problem = ""
     with wait_for_folder(folder):
         outcome = table_results(table, root)
         done = sum(result.state == "done" for result in outcome)
         write_table(table, outcome, folder)
         if report and (changed or not (folder / "report.html").exists() or _report_is_old(table, folder, outcome)):
-            make_report(table, root, seeds)
+            try:
+                make_report(table, root, seeds)
+            except NotebookFailed as failure:  # the table itself is written, and other tables go on
+                problem = str(failure)
     say(f"{table.name}: {done} of {len(outcome)} rows done" + ("" if changed else ", all as before"))
     for result in outcome:
         if result.state == "failed":
             say(f"{table.name}: {result.row.name}: FAILED: {result.error}")
-    if report:
+    if problem:
+        say(f"{table.name}: THE REPORT FAILED: {problem}")
+    elif report:
         say(f"report: {folder / 'report.html'}")
-    return TableResult(table, outcome, folder)
+    return TableResult(table, outcome, folder, problem)
 
 
 def _report_is_old(table: Table, folder: Path, outcome: list[RowResult]) -> bool:

@@ -101,9 +101,10 @@ def test_heatmap_study(experiment, tmp_path):
 
 
 def test_the_report_notebook_on_a_table_that_has_not_run(tmp_path):
+    """A table whose rows do not declare the same parameters."""
     table = tmp_path / "fresh.toml"
-    shutil.copy(ROOT / "experiments" / "tables" / "mini.toml", table)
-    parameters = {"table": str(table), "results": str(tmp_path / "results"), "run": False}
+    shutil.copy(ROOT / "experiments" / "tables" / "mscoco.toml", table)
+    parameters = {"table": str(table), "scale": "mini", "results": str(tmp_path / "results"), "run": False}
     notebook = run("20_reproduce_tables", parameters, tmp_path)
     text = json.dumps(notebook)
     assert "not run" in text

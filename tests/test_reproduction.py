@@ -159,6 +159,16 @@ def folder_of(table, tmp_path, number=0):
     return run_folder(read_table(table).rows[number].runs[0], tmp_path / "results")
 
 
+def test_a_report_that_fails_is_said_and_the_table_is_there(tmp_path, fake):
+    _, failing = fake
+    table = write(tmp_path / "t.toml", tmp_path)
+    failing.add(("t", "20_reproduce_tables"))
+    (result,) = reproduce(table, results=tmp_path / "results", progress=False)
+    assert "planted" in result.report_problem
+    assert result.failed == []
+    assert (result.folder / "table.csv").exists()
+
+
 # --- Runs --------------------------------------------------------------------------------------------------------
 
 
