@@ -11,7 +11,7 @@ from torch.nn import functional
 
 ATTENTION_SIZE = 1024
 
-CHUNK_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 28}
 """How much of the (B, L, P, A) tensor exists at a time: what a core's cache holds, or enough to fill a GPU."""
 
 EXPORT_BYTES = 1 << 24
@@ -94,9 +94,13 @@ def _gradients_in_chunks(
         z = (patches[b] * labels[i:j, None]).tanh_()  # (l, P, A)
         d_weight += g.reshape(-1) @ z.reshape(-1, z.shape[-1])
         # d tanh = 1 - z^2, times g; the factor `weight` is common to both products and is applied at the end.
-        slope = z.square_().neg_().add_(1.0).mul_(g[..., None])
-        d_labels[i:j] += (slope * patches[b]).sum(1, dtype=wide)
-        d_patches[b] += slope.mul_(labels[i:j, None]).sum(0, dtype=wide)
+        slope = z * g[..., None]
+        torch.addcmul(g[..., None], slope, z, value=-1, out=slope)
+        d_labels[i:j] += torch.mul(slope, patches[b], out=z).sum(1, dtype=wide)
+        if j - i == 1 and wide == patches.dtype:
+            d_patches[b].addcmul_(slope[0], labels[i])
+        else:
+            d_patches[b] += slope.mul_(labels[i:j, None]).sum(0, dtype=wide)
     return (d_patches * weight).to(patches.dtype), (d_labels * weight).to(labels.dtype), d_weight.to(weight.dtype)
 
 
