@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import UserError
 from .evidence import COLUMNS
 from .metrics import evaluate_scores
 from .planning import table_results
@@ -52,7 +53,7 @@ def _verify_run(run: RunResult) -> Iterator[str]:
         scores, targets, ignore = read_scores(experiment)
         rules = (said["threshold"], said["topk"])
         derived = evaluate_scores(scores, targets, ignore, *rules, never_predicted=said["never_predicted"])
-    except (OSError, ValueError, KeyError) as error:
+    except (UserError, ValueError, KeyError) as error:
         yield f"{name}: cannot be derived again: {' '.join(str(error).split())}"
         return
     labels = (experiment / "label.txt").read_text(encoding="utf-8").splitlines()

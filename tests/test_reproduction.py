@@ -282,8 +282,13 @@ def test_ctrl_c_is_no_failure_of_the_notebook(tmp_path, fake, monkeypatch):
     monkeypatch.setattr(module, "run_notebook", train_until_interrupted)
     monkeypatch.setattr(reproduction_module, "interrupt_kernels", interrupted.set)
     threading.Thread(target=lambda: (started.wait(20), time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT))).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(table, tmp_path)
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(table, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [result.state for result in outcome(table, tmp_path)] == ["interrupted", "not run"]
 
 
