@@ -9,26 +9,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import statistics
-import time
-from pathlib import Path
 
 import torch
-from torch import nn
+from literal import update_average
+from timing import print_row, time_in_turn, write_rows
 
 from sgre_lib import build_model
 from sgre_lib.ema import MovingAverage
 
 DECAY = 0.9997
-OUT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "ema.csv"
-
-
-@torch.no_grad()
-def update_literally(average: nn.Module, model: nn.Module) -> None:
-    """e <- d * e + (1 - d) * m, tensor by tensor."""
-    for e, m in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        e.copy_(DECAY * e + (1 - DECAY) * m)
 
 
 def main() -> None:
@@ -44,27 +33,15 @@ def main() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    work = {"ours": lambda: average.update(model), "literal": lambda: update_literally(literal, model)}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(options.repeats + 1):
-        for name, step in work.items():
-            started = time.perf_counter()
-            step()
-            if number:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - started)
+    works = {"ours": lambda: average.update(model), "literal": lambda: update_average(literal, model, DECAY)}
+    seconds = time_in_turn(works, options.repeats)
     for ours, theirs in zip(average.model.state_dict().values(), literal.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "literal"))
     case = f"{arch}, {sum(t.numel() for t in model.state_dict().values()) / 1e6:.1f} M numbers"
-    print(f"{case}  seconds  ours {ours:.4f}  literal {theirs:.4f}  ratio {theirs / ours:.1f}")
+    row = [case, "moving average step", "seconds", *seconds.values(), seconds["literal"] / seconds["ours"]]
+    print_row(row)
     if not options.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with open(OUT, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["case", "what", "unit", "ours", "literal", "ratio"])
-            numbers = (f"{value:.4g}" for value in (ours, theirs, theirs / ours))
-            writer.writerow([case, "moving average step", "seconds", *numbers])
-        print(f"wrote {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+        write_rows("ema", ["case", "what", "unit", "ours", "literal", "ratio"], [row])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ their size. Writes experiments/benchmarks/input.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from timing import write_rows
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -33,7 +33,6 @@ from sgre_lib.photos import PhotoDataset, TrainingBatches, make_loader, move_pix
 from sgre_lib.transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform, TrainTransform
 
 SIDE, BATCH, DRAWN = 448, 32, 200
-OUT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "input.csv"
 CPU = torch.device("cpu")
 
 
@@ -150,12 +149,7 @@ def main() -> None:
                     rows.append([name, where, pipeline, rate, rate / rates["plain"]])
                     print(f"{name:18} {where:9} {pipeline:20} {rate:8.1f}  x{rate / rates['plain']:.2f}")
     if not options.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with open(OUT, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["transform", "where", "pipeline", "images a second", "times plain"])
-            writer.writerows([*row[:3], *(f"{value:.4g}" for value in row[3:])] for row in rows)
-        print(f"wrote {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+        write_rows("input", ["transform", "where", "pipeline", "images a second", "times plain"], rows)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
-import time
-from pathlib import Path
 
 import numpy as np
+from timing import print_row, time_in_turn, write_rows
 
 from sgre_lib import evaluate_scores
 
 IMAGES, LABELS, TOPK = 40_137, 80, 3
-OUT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "metrics.csv"
 
 
 def literal_average_precision(scores: list[float], targets: list[int]) -> tuple[float, float, float]:
@@ -85,24 +81,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     shape = (IMAGES // 10 if options.quick else IMAGES, LABELS)
     scores, targets = rng.random(shape).astype(np.float32), (rng.random(shape) < 2.9 / LABELS).astype(np.uint8)
-    seconds: dict[str, list[float]] = {"ours": [], "literal": []}
-    for _ in range(options.repeats):
-        values = {}
-        for name, work in (("ours", evaluate_ours), ("literal", evaluate_literally)):
-            started = time.perf_counter()
-            values[name] = work(scores, targets)
-            seconds[name].append(time.perf_counter() - started)
-        np.testing.assert_allclose(values["ours"], values["literal"], rtol=1e-9)
-    ours, literal = (statistics.median(seconds[name]) for name in ("ours", "literal"))
-    print(f"{shape[0]} x {shape[1]}  seconds  ours {ours:.3f}  literal {literal:.3f}  ratio {literal / ours:.1f}")
+    np.testing.assert_allclose(evaluate_ours(scores, targets), evaluate_literally(scores, targets), rtol=1e-9)
+    works = {"ours": lambda: evaluate_ours(scores, targets), "literal": lambda: evaluate_literally(scores, targets)}
+    seconds = time_in_turn(works, options.repeats)
+    case = f"{shape[0]} x {shape[1]}"
+    row = [case, "all metrics", "seconds", *seconds.values(), seconds["literal"] / seconds["ours"]]
+    print_row(row)
     if not options.quick:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        with open(OUT, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["case", "what", "unit", "ours", "literal", "ratio"])
-            numbers = (f"{value:.4g}" for value in (ours, literal, literal / ours))
-            writer.writerow([f"{shape[0]} x {shape[1]}", "all metrics", "seconds", *numbers])
-        print(f"wrote {OUT.relative_to(Path.cwd()) if OUT.is_relative_to(Path.cwd()) else OUT}")
+        write_rows("metrics", ["case", "what", "unit", "ours", "literal", "ratio"], [row])
 
 
 if __name__ == "__main__":
