@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from .errors import LoaderDied, NonFiniteLoss, Stopped, UserError
-from .files import check_out, write_text
-from .settings import TrainSettings, make_settings, option_kind
+from .base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
+from .base.files import write_text
+from .base.places import check_out
+from .base.settings import TrainSettings, make_settings, option_kind
 
 
 class _Parser(argparse.ArgumentParser):
@@ -197,10 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(options: dict) -> int | None:
-    from .datasets import prepare
+    from .datasets.prepare import prepare
 
     if options.pop("check"):
-        from .datasets import check
+        from .datasets.prepare import check
 
         found = check(options["data"], data_root=options["data_root"], out=options["out"])
         print(found.text())
@@ -220,14 +221,14 @@ def _prepare(options: dict) -> int | None:
 
 
 def _embed(options: dict) -> None:
-    from .semantics import embed
+    from .datasets.label_embeddings import embed
 
     print(f"wrote {embed(**options)}")
 
 
 def _train(options: dict) -> int:
-    from .distributed import leave_end
-    from .training import train
+    from .training.launch import leave_end
+    from .training.train import train
 
     try:
         result = train(make_settings(**options))
@@ -242,27 +243,28 @@ def _train(options: dict) -> int:
 
 
 def _evaluate(options: dict) -> None:
-    from .evaluation import describe_metrics, evaluate
+    from .evaluation.evaluate import evaluate
+    from .evaluation.result_files import describe_metrics
 
     metrics = evaluate(**options)
     print("\n".join(describe_metrics(metrics, metrics["labels"], options["topk"])))
 
 
 def _visualize(options: dict) -> None:
-    from .heatmaps import visualize
+    from .heatmaps.visualize import visualize
 
     for folder in visualize(**options):
         print(folder)
 
 
 def _localise(options: dict) -> None:
-    from .localisation import describe_localisation, localise
+    from .heatmaps.localise import describe_localisation, localise
 
     print("\n".join(describe_localisation(localise(**options))))
 
 
 def _predict(options: dict) -> int:
-    from .prediction import describe_unreadable, format_predictions, predict
+    from .inference.predict import describe_unreadable, format_predictions, predict
 
     form, out = options.pop("format"), options.pop("out")
     out = None if out is None else check_out(out)
@@ -281,7 +283,7 @@ def _predict(options: dict) -> int:
 
 
 def _export(options: dict) -> int:
-    from .export import ExportMismatch, describe_file, export_onnx
+    from .inference.export_onnx import ExportMismatch, describe_file, export_onnx
 
     try:
         print(describe_file(export_onnx(**options)))
@@ -294,7 +296,7 @@ def _export(options: dict) -> int:
 def _reproduce(options: dict) -> int:
     tables, scale = options["tables"] or None, options["scale"]
     if options["list"]:
-        from .planning import list_tables
+        from .tables.plan import list_tables
 
         print(list_tables(tables, scale=scale))
         return 0
@@ -303,7 +305,7 @@ def _reproduce(options: dict) -> int:
     seeds = _read_seeds(options["seeds"])
     if options["dry_run"] or options["slurm"]:
         return _plan(options, tables, scale or "paper", seeds)
-    from .reproduction import reproduce
+    from .tables.reproduce import reproduce
 
     # A cluster ends a job with SIGTERM: as on Ctrl-C, training saves first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -323,9 +325,9 @@ def _read_seeds(text: str | None) -> list[int] | None:
 
 
 def _verify(tables: list[str] | None, scale: str | None) -> int:
-    from .planning import read_tables, results_folder
-    from .tables import SCALES
-    from .verification import verify_table
+    from .tables.declaration import SCALES
+    from .tables.plan import read_tables, results_folder
+    from .tables.verify import verify_table
 
     right = True
     every = [table for one in ([scale] if scale else SCALES) for table in read_tables(tables, one)]
@@ -337,7 +339,8 @@ def _verify(tables: list[str] | None, scale: str | None) -> int:
 
 
 def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] | None) -> int:
-    from .planning import describe_plan, plan_runs, read_tables, results_folder, write_slurm
+    from .tables.plan import describe_plan, plan_runs, read_tables, results_folder
+    from .tables.slurm import write_slurm
 
     chosen = {"only": options["only"], "runs": options["only_run"], "force": options["force"]}
     plan = plan_runs(read_tables(tables, scale, seeds), results_folder(), **chosen)
@@ -349,7 +352,7 @@ def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] 
 
 
 def _report(options: dict) -> None:
-    from .site import build_site
+    from .tables.site import build_site
 
     tables, seeds = options["tables"] or None, _read_seeds(options["seeds"])
     print(build_site(options["out"], tables=tables, scale=options["scale"], seeds=seeds))

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from ..files import open_atomic, read_lines
+from ..base.errors import UserError
+from ..base.files import open_atomic, read_lines
 
 DIGITS = 4
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 import ijson
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..base.errors import UserError
 from .boxes import ImageBoxes, add_extent
 from .prepared import RawSplit
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import read_lines
+from ..base.errors import UserError
+from ..base.files import read_lines
 from .prepared import SPLITS, PreparedDataset
 
 EXPECTED_COUNTS = {
@@ -29,7 +29,9 @@ EXPECTED_COUNTS = {
 """Labels, training and test images of the published benchmarks, every photo being there."""
 
 SEVERITIES = ("error", "warning", "note")
+
 THREADS = 8  # decoding and hashing leave the interpreter's lock, and reading waits for the disk
+
 AT_ONCE = 512  # images handed to the threads at a time: keeps the queue of a million images small
 
 

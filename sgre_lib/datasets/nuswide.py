@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import read_lines
+from ..base.errors import UserError
+from ..base.files import read_lines
 from .prepared import RawSplit
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import fingerprint, read_lines, working_root, write_array, write_json, write_text
+from ..base.errors import UserError
+from ..base.files import fingerprint, read_lines, write_array, write_json, write_text
+from ..base.places import working_root
 from .boxes import ImageBoxes, read_boxes, write_boxes
 
 SPLITS = ("train", "test")

@@ -19,17 +19,20 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..base.errors import UserError
 from .boxes import ImageBoxes, add_extent, read_photo_size
 from .coco import stream_json
 from .nuswide import read_image_list
 from .prepared import RawSplit
 
 LABEL_COUNT = 500
+
 PHOTO_FOLDERS = ("VG_100K", "VG_100K_2")
+
 AGREEMENT_FLOOR = 0.5
 """The smallest agreement that a recovered name may have: below it, more of the images contradict the name than bear it
 out."""
+
 CANDIDATES = 10
 """Names kept for each label: enough for another label to take the best ones."""
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import read_lines
+from ..base.errors import UserError
+from ..base.files import read_lines
 from .boxes import ImageBoxes, add_box, read_photo_size
 from .prepared import RawSplit
 

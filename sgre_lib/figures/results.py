@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from ..calibration import THRESHOLDS, choose_thresholds, measure_reliability
-from ..metrics import precision_recall
+from ..evaluation.calibration import THRESHOLDS, choose_thresholds, measure_reliability
+from ..evaluation.metrics import precision_recall
 from .style import figure_style, make_figure, percent, with_alt
 
 MARKERS = "osD^vP*X"

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from ..files import open_atomic
+from ..base.files import open_atomic
 
 WIDTH = 7.0
 """Inches; a page's text width."""

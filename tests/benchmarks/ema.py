@@ -15,7 +15,7 @@ from literal import update_average
 from timing import print_row, time_in_turn, write_rows
 
 from sgre_lib import build_model
-from sgre_lib.ema import MovingAverage
+from sgre_lib.training.ema import MovingAverage
 
 DECAY = 0.9997
 

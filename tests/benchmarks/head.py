@@ -20,7 +20,7 @@ from timing import added_memory, ask_fresh_process, print_row, time_in_turn, wri
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, SGREHead
-from sgre_lib.memory import keep_freed_memory
+from sgre_lib.base.memory import keep_freed_memory
 
 CASES = {
     "B8 L20": (8, 20, 196, 2048),

@@ -27,10 +27,11 @@ from timing import write_rows
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from sgre_lib.cache import open_cache
 from sgre_lib.datasets.prepared import Split
-from sgre_lib.photos import PhotoDataset, TrainingBatches, make_loader, move_pixels, worker_count
-from sgre_lib.transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform, TrainTransform
+from sgre_lib.images.cache import open_cache
+from sgre_lib.images.loading import PhotoDataset, make_loader, move_pixels, worker_count
+from sgre_lib.images.sampler import TrainingBatches
+from sgre_lib.images.transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform, TrainTransform
 
 SIDE, BATCH, DRAWN = 448, 32, 200
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sgre_lib.attention import InterModalAttention, ProjectionBlock
-from sgre_lib.head import EncoderLayer, HeadOutput, SGREHead
+from sgre_lib.model.attention import InterModalAttention, ProjectionBlock
+from sgre_lib.model.head import EncoderLayer, HeadOutput, SGREHead
 
 
 class LiteralHead(nn.Module):

@@ -172,7 +172,7 @@ BUILDERS = {"mscoco": build_coco, "nuswide": build_nuswide, "vg500": build_vg500
 
 def prepare_once(data: str, root: Path, out: Path) -> dict:
     """Prepare one raw dataset in this process: what `sgre prepare` does. Returns images, seconds and peak memory."""
-    from sgre_lib.datasets import prepare
+    from sgre_lib.datasets.prepare import prepare
 
     start = time.perf_counter()
     prepared = prepare(data, data_root=root, out=out, progress=False)

@@ -19,10 +19,10 @@ from timing import added_memory, ask_fresh_process, print_row, time_in_turn, wri
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, build_model
-from sgre_lib.ema import MovingAverage
-from sgre_lib.memory import keep_freed_memory
-from sgre_lib.recipe import make_optimizer
-from sgre_lib.settings import TrainSettings
+from sgre_lib.base.memory import keep_freed_memory
+from sgre_lib.base.settings import TrainSettings
+from sgre_lib.training.ema import MovingAverage
+from sgre_lib.training.recipe import make_optimizer
 
 CASES = {"B8 L20": (8, 20), "B8 L80": (8, 80), "B2 L500": (2, 500)}
 """B images, L labels."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, files, places, settings, the device, where a number comes from."""

@@ -1,0 +1,145 @@
+"""Files that are either whole or absent, fingerprints, and the lock on a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import UserError
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Open a file for writing that appears under `path` only when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the place of `path` in one
+    step: a killed process or a full disk leaves the old file as it was.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def keep_previous(path: str | os.PathLike, previous: str | os.PathLike) -> None:
+    """Let `previous` be what `path` is now, at no moment leaving neither; nothing to do where there is no `path`."""
+    path, previous = Path(path), Path(previous)
+    if not path.exists():
+        return
+    link = previous.with_name(f".{previous.name}.part")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment only `previous` is there
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Write a UTF-8 text file atomically and return its path."""
+    with open_atomic(path) as file:
+        file.write(text)
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> Path:
+    """Write strict JSON atomically; a float that JSON cannot say (NaN, infinity) becomes null."""
+    return write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """`value` with arrays and numpy numbers as lists and numbers, paths as text, and non-finite floats as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def write_array(path: str | os.PathLike, array) -> Path:
+    """Write a `.npy` file atomically."""
+    import numpy as np
+
+    with open_atomic(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    return Path(path)
+
+
+def read_lines(path: str | os.PathLike, what: str) -> list[str]:
+    """The lines of a UTF-8 text file (LF or CRLF), without empty ones at the end.
+
+    Raises UserError, naming `what` the file is, where it is missing or is not UTF-8 text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: {path}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{what} cannot be read: {path} ({error})") from None
+    lines = text.split("\n")
+    lines = [line.rstrip("\r") for line in lines]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def fingerprint(parts: Iterable[bytes | str]) -> str:
+    """A SHA-256 over the parts in order, as 64 hexadecimal digits; where one part ends is part of what is hashed."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
+    """Hold a folder for one process; a second one is refused with UserError. A killed process leaves no lock behind."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock: the run goes on unguarded.
+        yield
+        return
+    path = Path(folder) / ".lock"
+    with open(path, "a+") as file:
+        try:
+            # A record lock belongs to this process alone. A flock would be shared with forked image loaders, which live
+            # on for seconds after the trainer was killed and would keep a prompt --resume out.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} ({purpose})\n")
+        file.flush()
+        yield

@@ -1,0 +1,161 @@
+"""Raw datasets in, prepared folders out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ..base.errors import UserError
+from ..base.files import open_atomic, write_text
+from ..base.places import working_root
+from .inspection import Inspection, count_deviation, inspect
+from .prepared import DATASET_NAMES, PreparedDataset, RawSplit, default_data_root, prepared_folder, write_prepared
+
+
+def prepare(
+    data: str,
+    *,
+    data_root: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    skip_missing: bool = False,
+    progress: bool = True,
+) -> PreparedDataset:
+    """Turn a raw dataset into its prepared folder and return it.
+
+    data: one of `DATASET_NAMES`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else
+    `data/raw`); `mini` is drawn there first where it is not there yet. out: the prepared folder (default
+    `data/<data>`). skip_missing: leave out images that the lists name and the disk does not have, and record their
+    names in `prepared.json`; otherwise they are an error.
+    """
+    if data not in DATASET_NAMES:
+        raise UserError(f"unknown dataset {data!r}: sgre prepare knows {', '.join(DATASET_NAMES)}")
+    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    folder = Path(out).expanduser() if out is not None else working_root() / "data" / data
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file, not a folder")
+    labels, train, test = _READERS[data](root, progress)
+    _check_missing({"train": train, "test": test}, skip_missing)
+    if data == "mini":  # before the lists: a folder with lists is whole
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_mini_companions(folder)
+    prepared = write_prepared(folder, labels, train, test, source=data, data_root=root)
+    deviation = count_deviation(data, len(labels), len(train.names), len(test.names))
+    if deviation:
+        print(deviation, file=sys.stderr)
+    if data == "vg500":
+        write_text(folder / "label_agreement.csv", labels.agreement_csv())
+    return prepared
+
+
+def check(
+    data: str,
+    *,
+    data_root: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Inspection:
+    """Everything that is wrong with a dataset, before training on it; writes nothing.
+
+    data: a dataset's name or a prepared folder (`out`: another one). Where a named dataset is not prepared yet, its raw
+    form is read as `prepare` would read it and its photos are checked; a photo that the raw lists have and the disk has
+    not is then an error. See `inspection.inspect` for what is found. Raises UserError where there is nothing to check.
+    """
+    folder = prepared_folder(out if out is not None else data)
+    if folder.is_dir() or data not in DATASET_NAMES:
+        return inspect(folder, data_root=data_root, progress=progress)
+    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    if data == "mini" and not (root / "mini").is_dir():
+        raise UserError(
+            f"there is no mini to check, neither {folder} nor {root / 'mini'}: sgre prepare --data mini draws it"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
+        found = inspect(prepared.folder, data_root=root, progress=progress)
+        missing = json.loads((prepared.folder / "prepared.json").read_text(encoding="utf-8"))["missing"]
+    for split, names in missing.items():
+        for name in names:
+            found.add("error", "photo that the raw lists have and the disk has not", f"{split}: {name}")
+    return found
+
+
+def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
+    """Report the images that the lists have and the disk has not: an error, or with skip_missing a line on stderr."""
+    missing = {name: split.missing for name, split in splits.items() if split.missing}
+    if not missing:
+        return
+    counts = " and ".join(f"{len(names)} {split}" for split, names in missing.items())
+    some = [name for names in missing.values() for name in names][:3]
+    if not skip_missing:
+        raise UserError(
+            f"{counts} images are missing ({', '.join(some)}, ...): complete the download, or pass --skip-missing, "
+            "which lists them all in prepared.json"
+        )
+    for name, split in splits.items():
+        if not split.names:
+            raise UserError(f"every {name} image is missing ({some[0]}, ...)")
+    print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
+
+
+def _read_mini(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from ..mini.drawing import LABELS, make_mini
+    from .voc import read_voc
+
+    raw = root / "mini"
+    if not (raw / "ImageSets" / "Main" / "test.txt").exists():  # the lists are written last: with them it is whole
+        make_mini(raw, progress=progress)
+    return read_voc(raw, "trainval", "test", labels=list(LABELS), progress=progress)
+
+
+def _read_voc2007(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .voc import VOC_LABELS, read_voc
+
+    return read_voc(root / "VOC2007", "trainval", "test", labels=VOC_LABELS, progress=progress)
+
+
+def _read_voc2012(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    # The released script trains on trainval and tests on val, so on photos it was trained on. Here train trains.
+    from .voc import VOC_LABELS, read_voc
+
+    return read_voc(root / "VOC2012", "train", "val", labels=VOC_LABELS, progress=progress)
+
+
+def _read_mscoco(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .coco import read_coco
+
+    return read_coco(root, progress=progress)
+
+
+def _read_nuswide(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .nuswide import read_nuswide
+
+    return read_nuswide(root, progress=progress)
+
+
+def _read_vg500(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+    from .vg500 import read_vg500
+
+    return read_vg500(root, progress=progress)
+
+
+_READERS = {
+    "mini": _read_mini,
+    "voc2007": _read_voc2007,
+    "voc2012": _read_voc2012,
+    "mscoco": _read_mscoco,
+    "nuswide": _read_nuswide,
+    "vg500": _read_vg500,
+}
+
+
+def _write_mini_companions(folder: Path) -> None:
+    """Put beside mini's lists what comes with the library, so that the dataset is usable without a download.
+
+    minilm.npy: label embeddings (16, 384), computed once by `sgre embed` with all-MiniLM-L6-v2 (Apache-2.0).
+    test_resnet.pth: backbone weights, made by `sgre_lib.mini.weights`.
+    """
+    for name in ("minilm.npy", "test_resnet.pth"):
+        with open_atomic(folder / name, "wb") as file:
+            file.write((Path(__file__).parent.parent / "mini" / name).read_bytes())

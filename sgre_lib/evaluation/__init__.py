@@ -1,0 +1,1 @@
+"""Scores to metrics, with the intervals that say how far they can be trusted."""

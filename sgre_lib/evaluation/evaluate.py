@@ -1,0 +1,60 @@
+"""`sgre evaluate`: an experiment's best model scored on the test images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..base.device import choose_device, describe_device
+from ..base.errors import UserError
+from ..base.provenance import code_version, package_versions
+from ..model.experiment import load_experiment, open_dataset
+from .metrics import evaluate_scores
+from .result_files import write_results
+from .scoring import score_split
+
+
+def evaluate(
+    exp_dir: str | os.PathLike,
+    *,
+    batch_size: int = 64,
+    threshold: float = 0.5,
+    topk: int = 3,
+    data: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
+    num_workers: int = -1,
+    device: str = "auto",
+    never_predicted: str = "one",
+    progress: bool = True,
+) -> dict:
+    """Score the test images with an experiment's best EMA model, write the result files, and return the metrics.
+
+    exp_dir: an experiment of ours or of the paper's authors. threshold: a label is predicted from this score on, in
+    0..1. topk: k of the top-k metrics and of `prediction.txt`. data: another prepared dataset with the same labels.
+    never_predicted: see `metrics.precision_recall`.
+    Writes result.txt, result.json, prediction.txt, scores.npy and targets.npy (and ignore.npy where there is a mask)
+    into exp_dir. The returned dictionary is `evaluate_scores`'s with `labels`, `images` and `exp_dir` added.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold} is not between 0 and 1")
+    if topk < 1 or batch_size < 1:
+        raise UserError("--topk and --batch-size must be at least 1")
+    chosen = choose_device(device)
+    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    prepared = open_dataset(settings, data, data_root)
+    if prepared.labels != labels:
+        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
+    split = prepared.split("test")
+    scores = score_split(
+        model, split, settings, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress
+    )
+    metrics = evaluate_scores(scores, split.targets, split.ignore, threshold, topk, never_predicted=never_predicted)
+    about = {
+        "data": prepared.name,
+        "data_fingerprint": prepared.fingerprint(),
+        "code_version": code_version(),
+        "versions": package_versions(),
+        "device": describe_device(chosen),
+    }
+    write_results(Path(exp_dir).expanduser(), labels, split, scores, metrics, threshold, topk, about)
+    return metrics | {"labels": labels, "images": len(split), "exp_dir": str(exp_dir)}

@@ -1,0 +1,86 @@
+"""The files that an evaluation leaves in an experiment folder: written, read, and in words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import UserError
+from ..base.files import write_array, write_json, write_text
+from ..datasets.prepared import Split
+
+SUMMARY = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
+
+
+def write_results(
+    folder: Path,
+    labels: list[str],
+    split: Split,
+    scores: np.ndarray,
+    metrics: dict,
+    threshold: float,
+    topk: int,
+    about: dict,
+) -> None:
+    """Write the files of an evaluation; result.json, which says that it is done, comes last."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
+    lines = (f"{name}\t{','.join(labels[i] for i in row)}\n" for name, row in zip(split.names, order, strict=True))
+    write_text(folder / "prediction.txt", "".join(lines))
+    write_array(folder / "scores.npy", scores)
+    write_array(folder / "targets.npy", split.targets)
+    if split.ignore is not None:
+        write_array(folder / "ignore.npy", split.ignore)
+    write_text(folder / "result.txt", format_result(labels, metrics, topk))
+    per_label = {"AP": dict(zip(labels, metrics["AP"], strict=True))}
+    per_label["AP_non_interpolated"] = dict(zip(labels, metrics["AP_non_interpolated"], strict=True))
+    touched = {
+        key: [labels[i] for i in metrics[key]]
+        for key in ("labels_never_predicted", f"top{topk}_labels_never_predicted", "labels_without_positives")
+    }
+    content = {"images": len(split), "threshold": threshold, "topk": topk, **metrics, **per_label, **touched, **about}
+    write_json(folder / "result.json", content)
+
+
+def format_result(labels: list[str], metrics: dict, topk: int) -> str:
+    """The text of result.txt: `name<TAB>value` with three decimals, the metrics and then a line a label (its AP)."""
+    names = [*SUMMARY, *(f"top{topk}_{name}" for name in SUMMARY[1:]), "mAP_non_interpolated", "mAP_11_point"]
+    rows = [(name, metrics[name]) for name in names] + list(zip(labels, metrics["AP"], strict=True))
+    return "".join(f"{name}\t{value:.3f}\n" for name, value in rows)
+
+
+def describe_metrics(metrics: dict, labels: list[str], topk: int) -> list[str]:
+    """Lines for a person: the metrics in percent, and which rule was used for how many labels."""
+    lines = [
+        f"mAP {100 * metrics['mAP']:.2f}  (non-interpolated rule {100 * metrics['mAP_non_interpolated']:.2f})",
+        "all    " + "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in SUMMARY[1:]),
+        f"top-{topk}  " + "  ".join(f"{name} {100 * metrics[f'top{topk}_{name}']:.1f}" for name in SUMMARY[1:]),
+    ]
+    value = "1" if metrics["never_predicted"] == "one" else "0"
+    for key, what in (
+        ("labels_never_predicted", f"never predicted, counted as precision {value}"),
+        ("labels_without_positives", f"without a test image, counted as recall {value} and AP 0"),
+    ):
+        if metrics[key]:
+            some = ", ".join(labels[i] for i in metrics[key][:8]) + (", ..." if len(metrics[key]) > 8 else "")
+            lines.append(f"{len(metrics[key])} labels {what}: {some}")
+    return lines
+
+
+def read_scores(exp_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Scores (N, L), targets (N, L) and mask (N, L) or None that `evaluate` left in an experiment.
+
+    Raises UserError where it has not been evaluated, or where the arrays do not fit each other.
+    """
+    folder = Path(exp_dir).expanduser()
+    if not (folder / "scores.npy").exists():
+        raise UserError(f"{folder} has no scores.npy: evaluate it first (sgre evaluate --exp-dir {folder})")
+    try:
+        scores, targets = np.load(folder / "scores.npy"), np.load(folder / "targets.npy")
+        ignore = np.load(folder / "ignore.npy") if (folder / "ignore.npy").exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: the arrays of its evaluation cannot be read ({error})") from None
+    if scores.shape != targets.shape or (ignore is not None and ignore.shape != scores.shape):
+        raise UserError(f"{folder}: scores.npy, targets.npy and ignore.npy are of different shapes")
+    return scores, targets, ignore

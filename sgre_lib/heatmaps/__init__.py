@@ -1,0 +1,1 @@
+"""Where the labels look: maps, which photos get one, and how well maps find boxes."""

@@ -1,0 +1,178 @@
+"""Heatmaps measured: does a label look at its object, by the boxes of the test images, against chance and a ceiling.
+
+Two measures of each pair of a test image and a label that it has and has boxes of:
+
+- pointing: the pointing game of Zhang et al. 2016 (Excitation Backprop), 1 where the map's peak is on an object. The
+  peak is the centre of the patch with the highest weight (the first of several). There is no tolerance: theirs of 15
+  pixels would reach over half of a patch, so chance would rise with it.
+- share: how much of the map lies inside the union of the label's boxes, a patch's weight being spread evenly over it.
+
+Chance is what an even map gets: the fraction of patch centres inside, and the area of the union. The ceiling is what the
+best map on the same grid gets; an object smaller than a patch may hold no centre.
+
+SGRE's map is the label's alignment. The pooling baseline's is its class activation map, soft-maxed over patches: its
+peak is that of the plain map, its share depends on the scale of the logits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..base.device import choose_device, describe_device
+from ..base.errors import UserError
+from ..base.files import write_json, write_text
+from ..base.provenance import code_version, package_versions
+from ..datasets.prepared import DATASET_NAMES, PreparedDataset, Split
+from ..images.loading import PhotoDataset, make_loader, move_pixels, worker_count
+from ..images.transforms import make_transform
+from ..model.build import PatchModel
+from ..model.experiment import load_experiment, open_dataset
+from ..model.precision import autocast
+from .pointing import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
+
+
+def localise(
+    exp_dir: str | os.PathLike,
+    *,
+    limit: int | None = None,
+    data: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    num_workers: int = -1,
+    progress: bool = True,
+) -> dict:
+    """Measure the maps of an experiment's best EMA model on the test images with boxes, write and return the numbers.
+
+    limit: the first so many test images only. data: another prepared dataset with the same labels. Every pair of an
+    image and a label that its list gives it counts, whatever the label's score, as long as there is a box.
+    Writes localisation.json (what is returned), localisation.csv (a line a label) and localisation_pairs.csv (a line a
+    pair: what the averages are made of) into exp_dir. In the dictionary, `mean_over_labels` gives each label that has
+    pairs one vote, `mean_over_pairs` each pair; `labels` has the averages of each label.
+    Raises UserError for a model without maps (`branches: patch`) and for a dataset without boxes.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is below 1")
+    if batch_size < 1:
+        raise UserError("--batch-size must be at least 1")
+    chosen = choose_device(device)
+    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    if settings.model == "mlic" and settings.branches == "patch":
+        raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
+    prepared = open_dataset(settings, data, data_root)
+    if prepared.labels != labels:
+        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
+    boxes = _read_test_boxes(prepared)[:limit]
+    split = prepared.split("test")
+    boxes = [
+        {label: found for label, found in of_image.items() if split.targets[row, label]}
+        for row, of_image in enumerate(boxes)
+    ]
+    if not any(boxes):
+        raise UserError(f"none of the {len(boxes)} test images looked at has a box of a label that its list gives it")
+    pairs = list(
+        _measure_images(
+            model, split, boxes, settings, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )
+    )
+    result = {
+        "images": len(boxes),
+        "images_with_boxes": sum(map(bool, boxes)),
+        "pairs": len(pairs),
+        "grid": list(model.head.grid),
+        "map": "class activation map" if settings.model == "gap" else "alignment",
+        **summarise_pairs(pairs, labels),
+        "data": prepared.name,
+        "data_fingerprint": prepared.fingerprint(),
+        "code_version": code_version(),
+        "versions": package_versions(),
+        "device": describe_device(chosen),
+    }
+    folder = Path(exp_dir).expanduser()
+    per_label = [
+        [label, row["pairs"], *(row[name] for name in Localisation._fields)] for label, row in result["labels"].items()
+    ]
+    write_text(folder / "localisation.csv", _csv_text(["label", "pairs", *Localisation._fields], per_label))
+    rows = [[split.names[pair.image], labels[pair.label], *pair.found] for pair in pairs]
+    write_text(folder / "localisation_pairs.csv", _csv_text(["image", "label", *Localisation._fields], rows))
+    write_json(folder / "localisation.json", result)  # the last one: it says that the others are whole
+    return result
+
+
+def _read_test_boxes(prepared: PreparedDataset) -> list[dict[int, np.ndarray]]:
+    boxes = prepared.boxes("test")
+    if boxes is None:
+        again = f": sgre prepare --data {prepared.name} writes it" if prepared.name in DATASET_NAMES else ""
+        none = "NUS-WIDE has no boxes" if prepared.name == "nuswide" else f"it has no test_boxes.jsonl{again}"
+        raise UserError(f"{prepared.folder} cannot measure where labels look: {none}")
+    return boxes
+
+
+@torch.inference_mode()
+def _measure_images(
+    model: PatchModel,
+    split: Split,
+    boxes: Sequence[dict[int, np.ndarray]],
+    settings,
+    device: torch.device,
+    *,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+) -> Iterator[Pair]:
+    """The pairs of the images that have boxes, in the order of the list and of the labels."""
+    rows = [row for row, of_image in enumerate(boxes) if of_image]
+    with_boxes = replace(split, names=[split.names[i] for i in rows], paths=[split.paths[i] for i in rows],
+                         targets=split.targets[rows], ignore=None)  # fmt: skip
+    dataset = PhotoDataset(with_boxes, make_transform(settings, training=False))
+    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
+    model = model.to(device).eval()
+    for pixels, _, indices in tqdm(loader, desc="localising", unit="batch", leave=False, disable=not progress):
+        images = move_pixels(pixels, device, dataset.transform.normalise)
+        with autocast(device, settings.amp):
+            maps = model.alignment_maps(model(images))
+        of_batch = [(place, rows[index], label) for place, index in enumerate(indices.tolist())
+                    for label in sorted(boxes[rows[index]])]  # fmt: skip
+        # Few of an image's labels are present: only their maps leave the device.
+        kept = maps[[place for place, _, _ in of_batch], [label for _, _, label in of_batch]].float().cpu().numpy()
+        for (_, image, label), one_map in zip(of_batch, kept, strict=True):
+            yield Pair(image, label, measure_map(one_map, boxes[image][label]))
+
+
+def _csv_text(header: list[str], rows: list[list]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
+    return text.getvalue()
+
+
+def describe_localisation(result: dict) -> list[str]:
+    """Lines for a person: the averages in percent, and the labels that gain most and least over chance."""
+    lines = [
+        f"{result['pairs']:,} pairs of image and label, {result['images_with_boxes']:,} images, "
+        f"{len(result['labels'])} labels; {result['map']}s on a grid of {result['grid'][0]} x {result['grid'][1]}",
+        f"{'percent':22}{'pointing':>9}{'chance':>8}{'ceiling':>9}{'share':>9}{'chance':>8}{'ceiling':>9}",
+    ]
+    order = sorted(result["labels"], key=lambda label: gain_over_chance(result["labels"][label]), reverse=True)
+    shown = order if len(order) <= 6 else [*order[:3], *order[-3:]]
+    rows = {"mean over labels": result["mean_over_labels"], "mean over pairs": result["mean_over_pairs"]}
+    rows |= {f"  {label}"[:22]: result["labels"][label] for label in shown}
+    for name, row in rows.items():
+        numbers = (
+            f"{100 * row[field]:{size}.1f}"
+            for field, size in zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True)
+        )
+        lines.append(f"{name:22}{''.join(numbers)}")
+    if len(order) > 6:
+        lines.append("(labels: the three that point best and the three that point worst, against chance)")
+    return lines

@@ -1,0 +1,1 @@
+"""Photos as batches of tensors: reading, augmenting, keeping, ordering."""

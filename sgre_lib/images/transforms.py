@@ -1,0 +1,84 @@
+"""From a photo to a model's input: resized, varied in training, normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from .randaugment import rand_augment
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+RECTANGLE_FRACTION = 0.5
+"""Side of the random-colour rectangle, as a fraction of the image's."""
+
+
+class TestTransform:
+    """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, to 0..1, normalise.
+
+    A loading process stops before the last two steps (`resize`, `vary`): the device does them for a whole batch.
+    """
+
+    __test__ = False  # the name is no test case
+
+    def __init__(self, image_size: int, normalise: bool = True):
+        self.image_size, self.normalise = image_size, normalise
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        # Pillow's bilinear resize widens its filter when shrinking (antialiased).
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+
+    def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
+        """A resized image as it is seen this time; a test image is always seen as it is."""
+        return image
+
+    def to_array(self, image: Image.Image) -> np.ndarray:
+        array = np.asarray(image, dtype=np.float32) / 255.0
+        if self.normalise:
+            array = (array - IMAGENET_MEAN) / IMAGENET_STD
+        return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
+        return self.to_array(self.vary(self.resize(image), rng))
+
+
+class TrainTransform(TestTransform):
+    """RGB image -> float32 (3, S, S), varied by `rng`.
+
+    augment: `full` is the release's: random flip, one random-colour rectangle, UDA-style RandAugment. `flip` keeps
+    only the flip; `none` nothing.
+    """
+
+    def __init__(self, image_size: int, normalise: bool = True, augment: str = "full"):
+        super().__init__(image_size, normalise)
+        self.augment = augment
+
+    def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
+        if self.augment != "none" and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        if self.augment == "full":
+            image = rand_augment(draw_rectangle(image, rng), rng)
+        return image
+
+
+def make_transform(settings, *, training: bool) -> TestTransform:
+    """The transform that the settings ask for."""
+    if training:
+        return TrainTransform(settings.image_size, not settings.orid_norm, settings.augment)
+    return TestTransform(settings.image_size, not settings.orid_norm)
+
+
+def draw_rectangle(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Cover a rectangle of one random colour: half the width, half the height, centred anywhere, cut at the border."""
+    width, height = image.size
+    half_x, half_y = (int(RECTANGLE_FRACTION * side + 0.5) // 2 for side in image.size)
+    x, y = int(rng.integers(width)), int(rng.integers(height))
+    colour = tuple(int(value) for value in rng.integers(256, size=3))
+    corners = (max(0, x - half_x), max(0, y - half_y), min(width, x + half_x), min(height, y + half_y))
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle(corners, fill=colour)
+    return image

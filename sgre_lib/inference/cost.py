@@ -1,0 +1,156 @@
+"""What a model costs: parameters, operations, images a second and memory, for random images, without a dataset."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..base.device import choose_device, describe_device
+from ..base.errors import UserError
+from ..base.memory import keep_freed_memory
+from ..base.settings import TrainSettings
+from ..model.attention import ATTENTION_SIZE
+from ..model.build import PatchModel, build_model, count_parameters
+from ..model.precision import autocast
+from ..training.ema import MovingAverage
+from ..training.losses import make_loss
+from ..training.recipe import make_optimizer
+
+
+def measure_cost(
+    settings: TrainSettings, *, label_count: int = 80, embedding_size: int = 768, steps: int = 5, device: str = "auto"
+) -> dict[str, Any]:
+    """What the model that `settings` describe costs, with random weights and images.
+
+    label_count: L; embedding_size: width of a label's text vector. steps: timed steps, after one that is not timed, of
+    settings.batch_size images each; the median counts. 0 leaves out time and memory. A training step is forward, loss,
+    backward, AdamW and the moving average, without image loading; images are on the device beforehand.
+
+    Returns parameters, backbone_parameters, head_parameters; gflops of one image's forward pass, a multiply-add being
+    two, and gflops_literal with the attention's A x A layer over all labels and patches as the formula is written,
+    which we fold; inference_ and training_images_per_second; inference_ and training_memory, bytes: on a GPU the peak
+    that its allocator gave out, on a CPU the peak of this process's resident memory above what it was at the start;
+    device in words. A process measures memory on a CPU once only: peaks do not fall.
+    """
+    if steps < 0 or label_count < 1 or embedding_size < 1:
+        raise UserError(f"steps {steps}, label_count {label_count}, embedding_size {embedding_size} cannot be measured")
+    chosen = choose_device(device)
+    keep_freed_memory()
+    baseline = _peak_memory(chosen)
+    torch.manual_seed(settings.seed)
+    model = build_model(settings, False, label_embeddings=torch.randn(label_count, embedding_size)).to(chosen)
+    counts = count_parameters(model)
+    flops = count_flops(model, settings.image_size, chosen)
+    folding = (
+        _literal_flops(model, label_count) if settings.model == "mlic" and settings.branches != "patch" else (0, 0)
+    )
+    result = {
+        "parameters": counts["total"],
+        "backbone_parameters": counts["backbone"],
+        "head_parameters": counts["head"],
+        "gflops": (flops + folding[0]) / 1e9,
+        "gflops_literal": (flops + folding[1]) / 1e9,
+        "device": describe_device(chosen),
+        "label_count": label_count,
+        "batch_size": settings.batch_size,
+        "image_size": settings.image_size,
+        "steps": steps,
+    }
+    if not steps:
+        return result
+    images = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, device=chosen)
+    targets = (torch.rand(settings.batch_size, label_count, device=chosen) < 0.05).float()
+    for name, step in (
+        ("inference", _inference_step(model, settings, images, chosen)),
+        ("training", _training_step(model, settings, images, targets, chosen)),
+    ):
+        result[f"{name}_images_per_second"] = settings.batch_size / _median_seconds(step, steps, chosen)
+        result[f"{name}_memory"] = _peak_memory(chosen) - baseline
+    return result
+
+
+def count_flops(model: PatchModel, image_size: int, device: torch.device) -> int:
+    """Operations of matrix products, convolutions and attention in one image's forward pass, a multiply-add being two.
+
+    The product with one vector that ends our folded attention is no such operation to PyTorch's counter.
+    """
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(image)
+    model.train(training)
+    return counter.get_total_flops()
+
+
+def _literal_flops(model: PatchModel, label_count: int) -> tuple[int, int]:
+    """Operations of the label-patch scores of one image, folded and as the formula is written."""
+    pairs = label_count * model.head.grid[0] * model.head.grid[1]
+    folded = 2 * pairs * ATTENTION_SIZE
+    return folded, folded + 2 * pairs * ATTENTION_SIZE**2
+
+
+def _inference_step(
+    model: PatchModel, settings: TrainSettings, images: torch.Tensor, device: torch.device
+) -> Callable[[], None]:
+    def step() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast(device, settings.amp):
+            model(images)
+
+    return step
+
+
+def _training_step(
+    model: PatchModel, settings: TrainSettings, images: torch.Tensor, targets: torch.Tensor, device: torch.device
+) -> Callable[[], None]:
+    loss_of, kept = make_loss(settings), {}
+
+    def step() -> None:
+        if not kept:  # made here, so that inference is measured without them
+            kept.update(average=MovingAverage(model, settings.ema_decay), optimizer=make_optimizer(model, settings))
+        model.train()
+        with autocast(device, settings.amp):
+            output = model(images)
+        loss = loss_of(output.logits, targets)
+        if output.object_logits is not None and output.object_logits is not output.logits:
+            loss = loss + settings.lamda * loss_of(output.object_logits, targets)
+        kept["optimizer"].zero_grad(set_to_none=True)
+        loss.backward()
+        kept["optimizer"].step()
+        kept["average"].update(model)
+
+    return step
+
+
+def _median_seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    times = []
+    for _ in range(steps + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: of the CUDA allocator, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        # getrusage will not do: there a process begins with the peak of the one that started it.
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,100 @@
+"""Weights of a backbone from a local file, whatever names its tensors have."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..base.errors import UserError
+from .checkpoints import read_checkpoint
+
+
+def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
+    """Load a local file of weights into a backbone.
+
+    Entries are matched by name: timm's and torchvision's, the names of an original release that timm converts itself
+    (with its `checkpoint_filter_fn`, which also fits position embeddings to the grid), or the `backbone.*` part of an
+    SGRE checkpoint. Where the names are another project's, entries are matched by order; kind and shape must then agree
+    for every one. Entries of a classifier are left out.
+    Raises UserError, naming the first entry at fault, where neither way fits.
+    """
+    path = Path(path).expanduser()
+    state = _weights_in(path)
+    wanted = backbone.state_dict()
+    for candidate in (_renamed_by_timm(backbone, state), state):
+        if candidate is not None and all(key in candidate for key in wanted if not _is_counter(key)):
+            extra = [key for key in candidate if key not in wanted and not _is_expendable(key, backbone)]
+            if extra:
+                more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+                raise UserError(f"{path} has {extra[0]}{more}, which this backbone has not: another model's")
+            chosen = {key: candidate.get(key, wanted[key]) for key in wanted}
+            break
+    else:
+        chosen = {**wanted, **_match_by_order(wanted, state, path)}
+    for key, value in chosen.items():
+        if value.shape != wanted[key].shape:
+            shapes = f"{tuple(value.shape)}, the model's is {tuple(wanted[key].shape)}"
+            raise UserError(f"{path}: {key} has shape {shapes}")
+    backbone.load_state_dict(chosen)
+
+
+def _weights_in(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file of weights, out of whatever they are wrapped in."""
+    content = read_checkpoint(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    for prefix in ("module.", "backbone."):
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        state = inside or state
+    return state
+
+
+def _renamed_by_timm(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """`state` as timm's own loader would see it; None where timm has no converter for this model, or it fails."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        return convert(dict(state), backbone)
+    except Exception:  # written for other files: the names then speak for themselves
+        return None
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _is_expendable(key: str, backbone: nn.Module) -> bool:
+    """Whether an entry is of a classifier, or is a table that the model computes itself."""
+    named = (getattr(backbone, "default_cfg", None) or {}).get("classifier") or ()
+    classifiers = {named} if isinstance(named, str) else set(named)
+    parts = key.split(".")
+    return (
+        any(key.startswith(f"{name}.") for name in classifiers)
+        or parts[0] in ("fc", "head", "head_dist", "classifier", "pre_logits", "fc_norm")
+        or parts[-1] in ("num_batches_tracked", "relative_position_index", "attn_mask", "filt")
+    )
+
+
+def _match_by_order(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Entries of `state` under the names of `wanted`, first to first. At most four may be left, a classifier's."""
+    # Counters of seen batches are missing from older files and take no part.
+    ours = [key for key in wanted if not _is_counter(key)]
+    theirs = [key for key in state if not _is_counter(key)]
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    for our, their in zip(ours, theirs, strict=False):
+        kind, other = our.rpartition(".")[2], their.rpartition(".")[2]
+        if wanted[our].shape != state[their].shape or (kind != other and kind in kinds and other in kinds):
+            raise UserError(
+                f"{path} does not hold this backbone's weights, by name or by order: {their} "
+                f"{tuple(state[their].shape)} stands where {our} {tuple(wanted[our].shape)} should"
+            )
+    if not 0 <= len(theirs) - len(ours) <= 4:
+        raise UserError(
+            f"{path} does not hold this backbone's weights: {len(theirs)} entries, where the model has {len(ours)}"
+        )
+    return {our: state[their] for our, their in zip(ours, theirs, strict=False)}

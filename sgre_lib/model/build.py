@@ -1,0 +1,110 @@
+"""`build_model`: a backbone and a head, from settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..base.errors import UserError
+from ..base.places import find_file
+from ..base.settings import TrainSettings, make_settings
+from .backbones import PatchFeatures, make_backbone
+from .baselines import PoolingHead
+from .head import HeadOutput, SGREHead, random_label_embeddings
+
+
+class PatchModel(nn.Module):
+    """Images (B, 3, S, S) -> `HeadOutput`. `backbone` is timm's model, `head` the part of this project."""
+
+    def __init__(self, backbone: nn.Module, patches: PatchFeatures, head: nn.Module):
+        super().__init__()
+        self.backbone, self.patches, self.head = backbone, patches, head
+
+    def features(self, images: Tensor) -> Tensor:
+        """Patch features (B, P, D), row-major over the grid."""
+        return self.patches(self.backbone.forward_features(images))
+
+    def forward(self, images: Tensor) -> HeadOutput:
+        return self.head(self.features(images))
+
+    def alignment_maps(self, output: HeadOutput) -> Tensor | None:
+        """An output's alignment on the grid, (B, L, H, W); None where the model has none.
+
+        A class token's share, where a ViT keeps it, comes first: it is left out, and the rest is not rescaled.
+        """
+        if output.alignment is None:
+            return None
+        height, width = self.head.grid
+        return output.alignment[:, :, -height * width :].unflatten(2, (height, width))
+
+
+def build_model(
+    config: TrainSettings | dict,
+    pretrained: bool | None = None,
+    *,
+    label_embeddings: np.ndarray | Tensor | None = None,
+    label_count: int | None = None,
+) -> PatchModel:
+    """The model that a configuration describes, on the CPU, in training mode, drawn from torch's global generator.
+
+    config: `TrainSettings`, or a dictionary of some. pretrained: overrides the configuration's (True: ImageNet weights
+    or its `backbone_weights`; False: none). label_embeddings: fixed (L, T); without them label_count is needed and
+    SGRE trains embeddings of its own (`random`), as it does when the configuration says `embed_type: random`.
+    When neither is given they are read from the configuration's dataset.
+    Raises UserError for what cannot be built, naming the option.
+    """
+    settings = config if isinstance(config, TrainSettings) else make_settings(needs_data=False, **config)
+    if label_embeddings is None and label_count is None:
+        from ..datasets.label_embeddings import read_label_embeddings
+        from ..datasets.prepared import PreparedDataset
+
+        prepared = PreparedDataset(settings.data, settings.data_root)
+        label_count = len(prepared.labels)
+        if settings.model == "mlic":
+            label_embeddings = read_label_embeddings(settings.embed_type, prepared)
+    # A file of weights speaks for itself; `pretrained=False` from the caller, whose weights come later, leaves both out.
+    local = settings.backbone_weights if pretrained is not False else None
+    backbone, patches, feat_dim, grid = make_backbone(
+        settings.arch,
+        image_size=settings.image_size,
+        pretrained=settings.pretrained if pretrained is None else pretrained,
+        weights=find_file(local) if local else None,
+        output_stride=settings.output_stride,
+        # The position map has no place for a class token.
+        rm_cls=settings.rm_cls or (settings.pos and settings.model == "mlic"),
+    )
+    if label_embeddings is None:
+        label_embeddings = random_label_embeddings(label_count)
+    elif not isinstance(label_embeddings, nn.Parameter):
+        label_embeddings = torch.as_tensor(np.asarray(label_embeddings), dtype=torch.float32)
+    if settings.model == "gap":
+        head: nn.Module = PoolingHead(feat_dim, len(label_embeddings), grid)
+    else:
+        check_head(settings, feat_dim)
+        head = SGREHead(
+            feat_dim,
+            label_embeddings,
+            grid,
+            pos=settings.pos,
+            tau=settings.tau,
+            num_heads=settings.num_heads,
+            num_layers=settings.num_layers,
+            normalize_before=settings.normalize_before,
+            branches=settings.branches,
+        )
+    return PatchModel(backbone, patches, head)
+
+
+def check_head(settings: TrainSettings, feat_dim: int) -> None:
+    """UserError where the head's options do not fit the backbone."""
+    if feat_dim % settings.num_heads:
+        raise UserError(f"--num-heads {settings.num_heads} does not divide the {feat_dim} features of {settings.arch}")
+    if settings.pos and feat_dim % 2:
+        raise UserError(f"--pos needs an even feature width; {settings.arch} has {feat_dim}")
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters: `backbone`, `head`, `total`. Fixed label embeddings are none."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {"backbone": counts["backbone"], "head": counts["head"], "total": counts["backbone"] + counts["head"]}

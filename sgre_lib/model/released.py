@@ -1,0 +1,428 @@
+"""The names in the checkpoints that the paper's authors release, the way from them to this project's, and back.
+
+A released file is the moving average's state dict: keys `module.backbone.*` and `module.*` for the head. ResNet has
+torchvision's names, ViT and Swin those of timm 0.5 and 0.6, TResNet those of its authors. The tables below are read in
+both directions. Fixed label embeddings are not in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import NamedTuple
+
+import timm
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor
+
+from ..base.errors import UserError
+from .backbones import timm_name
+
+ABN_EPS = 1e-5
+"""TResNet's in-place activated batch norm scales by abs(weight) + this."""
+
+LEAVES = "weight|bias|running_mean|running_var|num_batches_tracked"
+
+HEAD_NAMES = (
+    ("position_embedding.pe", "position_map"),
+    ("embeddings", "label_embeddings"),
+    ("encoder.layers.#.self_attn.in_proj_weight", "encoder.layers.#.attention.in_proj_weight"),
+    ("encoder.layers.#.self_attn.in_proj_bias", "encoder.layers.#.attention.in_proj_bias"),
+    ("encoder.layers.#.self_attn.out_proj.*", "encoder.layers.#.attention.out_proj.*"),
+    ("encoder.layers.#.linear1.*", "encoder.layers.#.expand.*"),
+    ("encoder.layers.#.linear2.*", "encoder.layers.#.contract.*"),
+    ("encoder.layers.#.norm1.*", "encoder.layers.#.attention_norm.*"),
+    ("encoder.layers.#.norm2.*", "encoder.layers.#.feedforward_norm.*"),
+    ("attention.linear1.weight", "inter_modal.project_patches.weight"),
+    ("attention.linear2.weight", "inter_modal.project_labels.weight"),
+    ("attention.hidden_linear.*", "inter_modal.hidden.*"),
+    ("attention.target_linear.*", "inter_modal.target.*"),
+    ("fc.*", "object_classifier.*"),
+    ("fc2.0.*", "patch_classifier.hidden.*"),
+    ("fc2.3.*", "patch_classifier.output.*"),
+    ("net1.0.weight", "intra_modal.query.linear.weight"),
+    ("net2.0.weight", "intra_modal.key.linear.weight"),
+    ("net3.0.weight", "intra_modal.value.linear.weight"),
+    ("net4.0.weight", "intra_modal.context.linear.weight"),
+    ("net1.1.*", "intra_modal.query.norm.*"),
+    ("net2.1.*", "intra_modal.key.norm.*"),
+    ("net3.1.*", "intra_modal.value.norm.*"),
+    ("net4.1.*", "intra_modal.context.norm.*"),
+)
+"""(released name, name in `SGREHead`). `#` stands for a number, `*` for one of `LEAVES`."""
+
+
+class Family(NamedTuple):
+    """How one family of backbones is named.
+
+    sign: (released name, timm 1.x name) of an entry that every member has and no other family. names: pairs as in
+    `HEAD_NAMES`; a single name is the same on both sides. left_out: (pattern of released names that have no place in
+    the model, why).
+    """
+
+    sign: tuple[str, str]
+    names: tuple[str | tuple[str, str], ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+FAMILIES = {
+    "resnet": Family(
+        sign=("layer1.0.conv1.weight", "layer1.0.conv1.weight"),
+        names=(
+            "conv1.weight",
+            "conv1.#.*",  # a stem of several layers, as timm's smaller relatives have
+            "bn1.*",
+            "layer#.#.conv#.weight",
+            "layer#.#.bn#.*",
+            "layer#.#.downsample.#.*",
+        ),
+        left_out=(("fc.*", "the backbone's own classifier"),),
+    ),
+    "tresnet": Family(
+        sign=("body.conv1.0.weight", "body.conv1.conv.weight"),
+        names=(
+            ("body.conv1.0.weight", "body.conv1.conv.weight"),
+            ("body.conv1.1.*", "body.conv1.bn.*"),
+            ("body.layer#.#.conv#.0.weight", "body.layer#.#.conv#.conv.weight"),
+            ("body.layer#.#.conv#.1.*", "body.layer#.#.conv#.bn.*"),
+            # Where an anti-aliasing filter follows, convolution and norm sit one level deeper.
+            ("body.layer#.#.conv#.0.0.weight", "body.layer#.#.conv#.conv.weight"),
+            ("body.layer#.#.conv#.0.1.*", "body.layer#.#.conv#.bn.*"),
+            ("body.layer#.#.downsample.#.0.weight", "body.layer#.#.downsample.#.conv.weight"),
+            ("body.layer#.#.downsample.#.1.*", "body.layer#.#.downsample.#.bn.*"),
+            "body.layer#.#.se.fc#.*",
+        ),
+        left_out=(
+            ("head.fc.*", "the backbone's own classifier"),
+            ("body.layer#.#.conv#.1.op.filt", "the anti-aliasing filter, which the model computes itself"),
+            ("body.layer#.#.conv#.1.filt", "the anti-aliasing filter, which the model computes itself"),
+        ),
+    ),
+    "vit": Family(
+        sign=("blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.weight"),
+        names=(
+            "cls_token",
+            "pos_embed",
+            "patch_embed.proj.*",
+            "blocks.#.norm#.*",
+            "blocks.#.attn.qkv.*",
+            "blocks.#.attn.proj.*",
+            "blocks.#.mlp.fc#.*",
+            "norm.*",
+        ),
+        left_out=(
+            ("head.*", "the backbone's own classifier"),
+            ("pre_logits.fc.*", "a layer of the backbone's own classifier"),
+        ),
+    ),
+    "swin": Family(
+        sign=("layers.0.blocks.0.attn.qkv.weight", "layers.0.blocks.0.attn.qkv.weight"),
+        names=(
+            "patch_embed.proj.*",
+            "patch_embed.norm.*",
+            "layers.#.blocks.#.norm#.*",
+            "layers.#.blocks.#.attn.qkv.*",
+            "layers.#.blocks.#.attn.proj.*",
+            "layers.#.blocks.#.attn.relative_position_bias_table",
+            "layers.#.blocks.#.mlp.fc#.*",
+            "layers.#.downsample.norm.*",  # the number is shifted, see `shift_downsample`
+            "layers.#.downsample.reduction.weight",
+            "norm.*",
+        ),
+        left_out=(
+            ("head.*", "the backbone's own classifier"),
+            ("layers.#.blocks.#.attn.relative_position_index", "a table that the model computes from its window"),
+            ("layers.#.blocks.#.attn_mask", "a table that the model computes from its windows"),
+        ),
+    ),
+}
+"""The four families of backbones in the release, by the name of their module in timm (`vit` is vision_transformer)."""
+
+
+class ConvertedState(dict):
+    """A state dict under other names. `left_out`: each key of the source that has no counterpart -> why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: dict[str, str] = {}
+
+
+@cache
+def _compile(pairs: tuple[str | tuple[str, str], ...], reverse: bool = False) -> tuple[tuple[re.Pattern, str], ...]:
+    """Patterns and replacements from pairs of names."""
+    compiled = []
+    for pair in pairs:
+        source, target = (pair, pair) if isinstance(pair, str) else pair[::-1] if reverse else pair
+        pattern = re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", f"({LEAVES})")
+        groups = iter(range(1, 9))
+        compiled.append((re.compile(pattern), re.sub(r"[#*]", lambda _, numbers=groups: rf"\{next(numbers)}", target)))
+    return tuple(compiled)
+
+
+def rename(name: str, pairs: tuple[str | tuple[str, str], ...], *, reverse: bool = False) -> str | None:
+    """The other side's name of an entry, by pairs as in `HEAD_NAMES`; None where no pair fits."""
+    for pattern, replacement in _compile(pairs, reverse):
+        match = pattern.fullmatch(name)
+        if match:
+            return match.expand(replacement)
+    return None
+
+
+def shift_downsample(name: str, by: int) -> str:
+    """A Swin entry with the stage of its `downsample` shifted.
+
+    timm 0.5 and 0.6 merged patches at the end of a stage, timm 1.x does at the start of the next.
+    """
+    return re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + by}.downsample.", name)
+
+
+def is_released(state: dict) -> bool:
+    """Whether a state dict has the released names rather than this project's."""
+    sign = re.compile(r"(module\.)?(fc2\.0|attention\.linear1|net1\.0)\.weight")
+    return any(isinstance(key, str) and sign.fullmatch(key) for key in state)
+
+
+def convert_released(state_dict: dict[str, Tensor]) -> ConvertedState:
+    """A released checkpoint's state dict under this project's names, `backbone.*` and `head.*`: same outputs.
+
+    Keys may start with `module.` or not; the backbone's family is told by its names. Every key is translated, or is
+    listed in the result's `left_out` with the reason; tables that the model computes itself are first checked to be
+    the same. One that is not known raises UserError with its name. Tensors are shared, except where the form differs:
+    a 1x1 convolution (D, D, 1) becomes the matrix (D, D) of a linear layer, and TResNet's batch norm weights become
+    abs(weight) + 1e-5, the scale in effect. TResNet's batch norms also get the counter that the original has not.
+    """
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise UserError("a released checkpoint is a dictionary of named tensors, and not empty")
+    backbone: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}  # entry of the backbone -> key in the file
+    result = ConvertedState()
+    for key, value in state_dict.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"a released checkpoint holds named tensors, but {key!r} is a {type(value).__name__}")
+        _check_tensor(key, value)
+        name = key.removeprefix("module.")
+        if name.startswith("backbone."):
+            name = name.removeprefix("backbone.")
+            if name in backbone:
+                raise _twice(key)
+            backbone[name], keys[name] = value, key
+            continue
+        ours = rename(name, HEAD_NAMES)
+        if ours is None:
+            raise UserError(f"the checkpoint has a key that SGRE's release does not have: {key!r}")
+        if f"head.{ours}" in result:
+            raise _twice(key)
+        if re.fullmatch(r"intra_modal\.\w+\.linear\.weight", ours) and value.dim() == 3:
+            value = value.squeeze(-1)
+        result[f"head.{ours}"] = value
+    if backbone:
+        _convert_backbone(backbone, keys, result)
+    return result
+
+
+def _twice(key: str) -> UserError:
+    return UserError(f"the checkpoint has {key!r} twice, under two names (with and without module., or old and new)")
+
+
+def _check_tensor(key: str, value: Tensor) -> None:
+    """UserError for a tensor that no state dict holds: sparse, or a view that repeats a few numbers without end."""
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        raise UserError(f"the checkpoint's {key!r} is not a tensor of plain numbers")
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise UserError(f"the checkpoint's {key!r} claims {value.numel()} numbers and holds fewer")
+
+
+def _convert_backbone(backbone: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
+    """Add the entries of a released backbone to `result`, under timm's names."""
+    family = next((name for name in FAMILIES if FAMILIES[name].sign[0] in backbone), None)
+    if family is None:
+        raise UserError(
+            f"the checkpoint's backbone is no ResNet, TResNet, ViT or Swin under their released names: it has no "
+            f"{', '.join(FAMILIES[name].sign[0] for name in FAMILIES)}; its first key is {next(iter(keys.values()))!r}"
+        )
+    backbone = dict(backbone)
+    if family == "swin":
+        _unbend_position_index(backbone, keys, result)
+    # As timm tells them apart: only the old names have a downsample in the first stage.
+    shift = 1 if family == "swin" and "layers.0.downsample.reduction.weight" in backbone else 0
+    for name, value in backbone.items():
+        key = keys[name]
+        ours = rename(name, FAMILIES[family].names)
+        if ours is None:
+            if key not in result.left_out:
+                result.left_out[key] = _reason_to_leave_out(family, name, value, key)
+            continue
+        ours = "backbone." + shift_downsample(ours, shift)
+        if ours in result:
+            raise _twice(key)
+        if family == "tresnet" and ours.endswith(".bn.weight"):
+            value = value.abs() + ABN_EPS
+        result[ours] = value
+    if family == "tresnet":
+        for ours in [ours for ours in result if ours.startswith("backbone.") and ours.endswith(".bn.running_mean")]:
+            # In-place ABN counts no batches. With a fixed momentum the counter takes no part in anything.
+            result.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+
+
+def _reason_to_leave_out(family: str, name: str, value: Tensor, key: str) -> str:
+    """Why a released entry has no place in the model; UserError where none is known, or where it is another table."""
+    for pattern, reason in FAMILIES[family].left_out:
+        if rename(name, (pattern,)) is None:
+            continue
+        if name.endswith("attn_mask") and not _is_attention_mask(value):
+            raise UserError(f"the checkpoint's {key!r} is not the mask of a Swin with shifted windows")
+        if name.endswith("filt") and not _is_binomial(value):
+            raise UserError(f"the checkpoint's {key!r} is not TResNet's 3 x 3 binomial filter")
+        return reason
+    raise UserError(f"the checkpoint has a key that SGRE's release does not have: {key!r}")
+
+
+def _is_binomial(filt: Tensor) -> bool:
+    row = torch.tensor([0.25, 0.5, 0.25])
+    # The moving average drifts by rounding.
+    return filt.shape[1:] == (1, 3, 3) and torch.allclose(filt.float(), (row[:, None] * row).expand_as(filt), atol=1e-3)
+
+
+def _is_attention_mask(mask: Tensor) -> bool:
+    """Whether (windows, w * w, w * w) is timm's mask of shifted w x w windows on a square map."""
+    if mask.dim() != 3 or mask.shape[1] != mask.shape[2]:
+        return False
+    window, count = math.isqrt(mask.shape[1]), math.isqrt(mask.shape[0])
+    if window**2 != mask.shape[1] or count**2 != mask.shape[0] or window * count == 0:
+        return False
+    computed = swin_tables(window, window * count, shifted=True)[1]
+    # -100 and -101 both end as zero after the softmax: the moving average drifts by rounding.
+    return computed is not None and torch.allclose(mask.float(), computed, atol=1.0)
+
+
+def swin_tables(window: int, side: int, *, shifted: bool) -> tuple[Tensor, Tensor | None]:
+    """The position index and attention mask that timm computes for a block of `window` on a map of `side` squared.
+
+    The index is (w * w, w * w) integers, the mask (windows, w * w, w * w) of 0 and -100, or None where nothing is
+    shifted.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        block = SwinTransformerBlock(1, (side, side), 1, window_size=window, shift_size=window // 2 if shifted else 0)
+    return block.attn.relative_position_index, block.attn_mask
+
+
+def _unbend_position_index(backbone: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
+    """Check Swin's position indices; where the moving average has bent one, put it into the bias table instead.
+
+    The release averages every entry of the state dict, and an average of equal integers that falls short of them by
+    rounding is cut to the next lower one: with some decays (0.9, not the published ones) an index v ends as v - 1. The
+    bias in effect is table[index], so the table that the model needs is the old one read at the bent index.
+    """
+    computed: dict[int, Tensor] = {}
+    for name in [name for name in backbone if name.endswith(".relative_position_index")]:
+        index, key = backbone[name], keys[name]
+        place = name.removesuffix("index") + "bias_table"
+        table = backbone.get(place, torch.empty(0))
+        window = math.isqrt(index.shape[0]) if index.dim() == 2 else 0
+        fits = window > 0 and tuple(index.shape) == (window**2, window**2) and not index.is_floating_point()
+        fits = fits and table.dim() == 2 and len(table) == (2 * window - 1) ** 2
+        if not fits or index.amin() < 0 or index.amax() >= len(table):
+            raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
+        if window not in computed:
+            computed[window] = swin_tables(window, window, shifted=False)[0]
+        if torch.equal(index, computed[window]):
+            continue
+        bent = torch.empty(len(table), dtype=torch.long)
+        bent[computed[window].flatten()] = index.flatten().long()
+        if not torch.equal(bent[computed[window]], index):
+            raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
+        backbone[place] = table[bent]
+        result.left_out[key] = "bent by the moving average of integers; relative_position_bias_table is read through it"
+
+
+def export_released(state_dict: dict[str, Tensor], arch: str) -> ConvertedState:
+    """A state dict of this project's under the released names, every key with `module.`: the inverse of
+    `convert_released`.
+
+    arch: the backbone, of one of the four families. Tables that the authors' models keep in the state dict are
+    computed; batch counters, which TResNet's in-place batch norm has not, are in `left_out`. That norm cannot say a
+    scale below 1e-5: there, sign and size go into the convolution before it, which gives the same outputs in evaluation
+    mode. The authors' ViT and Swin also carry their ImageNet classifier (`head.*`), which nothing uses; none is made up.
+    Raises UserError for another backbone, another head than the whole SGRE head, and an unknown key.
+    """
+    family = _family_of(arch)
+    state = dict(state_dict)
+    if f"backbone.{FAMILIES[family].sign[1]}" not in state:
+        raise UserError(f"this state dict is not of {arch}: it has no backbone.{FAMILIES[family].sign[1]}")
+    for pair in HEAD_NAMES:
+        if not set("#*") & set(pair[1]) and pair[1] != "label_embeddings" and f"head.{pair[1]}" not in state:
+            raise UserError(f"only the whole SGRE head has released names: this state dict has no head.{pair[1]}")
+    if family == "tresnet":
+        state = _express_scales(state)
+    result = ConvertedState()
+    for key, value in state.items():
+        part, _, name = key.partition(".")
+        if family == "tresnet" and part == "backbone" and name.endswith(".num_batches_tracked"):
+            result.left_out[key] = "in-place activated batch norm counts no batches"
+            continue
+        if part == "backbone":
+            source = shift_downsample(name, -1) if family == "swin" else name
+            theirs = rename(source, FAMILIES[family].names, reverse=True)
+            if theirs is not None:
+                theirs = "backbone." + (_deepen(theirs, state) if family == "tresnet" else theirs)
+        else:
+            theirs = rename(name, HEAD_NAMES, reverse=True) if part == "head" else None
+        if theirs is None:
+            raise UserError(f"the release has no name for {key!r}")
+        result["module." + theirs] = value[..., None] if re.fullmatch(r"net\d\.0\.weight", theirs) else value
+    if family == "swin":
+        _add_swin_tables(result, state["head.position_map"].shape[-1])
+    return result
+
+
+def _family_of(arch: str) -> str:
+    module = timm.model_entrypoint(timm_name(arch).partition(".")[0]).__module__.rpartition(".")[2]
+    family = {"vision_transformer": "vit", "swin_transformer": "swin"}.get(module, module)
+    if family not in FAMILIES:
+        raise UserError(f"the release has no backbone like {arch}: it has ResNet, TResNet, ViT and Swin")
+    return family
+
+
+def _deepen(name: str, state: dict[str, Tensor]) -> str:
+    """A released TResNet name, one level deeper where an anti-aliasing filter follows.
+
+    That is where a stage after the first halves the map: in its first block, the 3x3 convolution before the last one.
+    """
+    match = re.fullmatch(r"(body\.layer([2-9])\.0)\.conv(\d)\.(.+)", name)
+    if not match:
+        return name
+    halving = "2" if f"backbone.{match[1]}.conv3.conv.weight" in state else "1"
+    return f"{match[1]}.conv{match[3]}.0.{match[4]}" if match[3] == halving else name
+
+
+def _express_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """TResNet's entries with batch norm weights w' such that abs(w') + 1e-5 is the scale in effect.
+
+    A scale s that is negative or below 1e-5 becomes 1e-5 or more, and the convolution's output and the running mean
+    are multiplied by the rest of it: s (x - m) = s' (f x - f m) for f = s / s'.
+    """
+    state = dict(state)
+    for key in [key for key in state if key.startswith("backbone.") and key.endswith(".bn.weight")]:
+        scale = state[key]
+        state[key] = (scale.abs() - ABN_EPS).clamp(min=0)
+        factor = scale.sign() * (scale.abs() / ABN_EPS).clamp(max=1)
+        if not bool((factor == 1).all()):
+            convolution, mean = key.replace(".bn.", ".conv."), key.replace(".bn.weight", ".bn.running_mean")
+            state[convolution] = state[convolution] * factor[:, None, None, None]
+            state[mean] = state[mean] * factor
+    return state
+
+
+def _add_swin_tables(result: ConvertedState, last_side: int) -> None:
+    """Add the position indices and attention masks that timm 0.5 and 0.6 kept. last_side: of the last stage's map."""
+    table_name = re.compile(r"(module\.backbone\.layers\.(\d+)\.blocks\.(\d+))\.attn\.relative_position_bias_table")
+    found = [(match, result[key]) for key in list(result) if (match := table_name.fullmatch(key))]
+    last = max(int(match[2]) for match, _ in found)
+    for match, table in found:
+        window, side = (math.isqrt(len(table)) + 1) // 2, last_side * 2 ** (last - int(match[2]))
+        index, mask = swin_tables(window, side, shifted=int(match[3]) % 2 == 1 and side > window)
+        result[f"{match[1]}.attn.relative_position_index"] = index
+        if mask is not None:
+            result[f"{match[1]}.attn_mask"] = mask

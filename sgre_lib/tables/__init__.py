@@ -1,0 +1,1 @@
+"""Tables of the paper: declared in TOML, planned, run through the notebooks, judged, verified."""

@@ -1,0 +1,90 @@
+"""One or several training processes behind the same few calls, on PyTorch's own engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from ..base.device import choose_device
+
+TIMEOUT = timedelta(minutes=30)
+"""How long one process waits for the others; torchrun ends the rest of a group earlier when one of it dies."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of this run, seen from one of them. rank: its number; world: how many; device: what it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+    messages: Any = None  # the group in which Python objects travel; None: the only one there is
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Process 0's value, in every process."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, group=self.messages)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, in every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value, group=self.messages)
+        return values
+
+    def highest(self, value: int) -> int:
+        """The highest of all processes' values. It does not wait for what a GPU is still doing."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value)
+        distributed.all_reduce(box, distributed.ReduceOp.MAX, group=self.messages)
+        return int(box)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self.highest(int(flag)))
+
+    def broadcast_state(self, module: torch.nn.Module) -> None:
+        """Give every process the parameters and buffers of process 0's module."""
+        if self.world > 1:
+            for tensor in module.state_dict(keep_vars=True).values():
+                distributed.broadcast(tensor.detach(), src=0)
+
+    def close(self) -> None:
+        if self.world > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that `torchrun` (or `launch`) started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "MASTER_ADDR" in os.environ
+
+
+def join_processes(device: str) -> Processes:
+    """Join the group that torchrun's environment describes, or be alone. NCCL for CUDA, gloo for the CPU."""
+    if not started_by_torchrun():
+        return Processes(0, 1, choose_device(device))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if world == 1:
+        return Processes(0, 1, chosen)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT, device_id=chosen if chosen.type == "cuda" else None)
+    # Messages go over the CPU: through NCCL every one of them would wait for the GPU's queue.
+    messages = distributed.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
+    return Processes(rank, world, chosen, messages)

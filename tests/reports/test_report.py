@@ -1,0 +1,309 @@
+"""Protects the HTML reports (one file, offline, readable without sight or code)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from sgre_lib.base.errors import UserError
+from sgre_lib.reports.convert import export_html
+from sgre_lib.reports.display import figure_output
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PURPLE = (122, 31, 162)
+
+
+# --- Building and reading ------------------------------------------------------------------------------------------
+
+
+def png_output(width: int = 672, **metadata):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1050, 300), PURPLE).save(buffer, "PNG")
+    data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": "<Figure>"}
+    return new_output("display_data", data=data, metadata={"image/png": {"width": width, **metadata}})
+
+
+def html_output(html: str):
+    return new_output("execute_result", data={"text/html": html, "text/plain": "as text"}, execution_count=1)
+
+
+def tagged(source: str, *tags: str, outputs=()):
+    return new_code_cell(source, metadata={"tags": list(tags)}, outputs=list(outputs))
+
+
+def write(path, cells):
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=list(cells), metadata=metadata), path)
+    return path
+
+
+def export(tmp_path, *cells, **options) -> str:
+    return export_html(write(tmp_path / "run.ipynb", cells), tmp_path / "run.html", **options).read_text("utf-8")
+
+
+class Page(HTMLParser):
+    """A page's elements as (name, attributes), and the text of each element that has no child."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.open = tag
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append((self.open, data.strip()))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text(self, tag):
+        return [text for name, text in self.texts if name == tag and text]
+
+
+def fetched(html: str) -> list[str]:
+    """What a browser would ask for from outside the file."""
+    page = Page(html)
+    asked = []
+    for tag, attributes in page.elements:
+        if tag in ("script", "link", "iframe", "object", "embed", "base"):
+            asked.append(tag)
+        for name, value in attributes.items():
+            link = tag == "a" and name == "href"
+            if name in ("src", "srcset", "poster", "data", "href", "xlink:href", "background") and not link:
+                asked += [] if value.startswith(("data:", "#")) else [f"{tag} {name}={value}"]
+            if name == "style" and "url(" in value.lower():
+                asked.append(value)
+    return asked + re.findall(r"@import.*|url\(.*?\)", " ".join(page.text("style")))
+
+
+# --- Reports -------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_one_file_with_a_skeleton_for_every_reader(tmp_path):
+    html = export(tmp_path, new_markdown_cell("# Train\n\nText.\n\n## Results & more\n\n## Results & more"))
+    page = Page(html)
+    assert fetched(html) == []
+    assert len(html) < 12_000
+    assert page.all("html") == [{"lang": "en"}]
+    assert page.text("title") == ["Train"]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert page.all("main") == [{"id": "content"}]
+    assert {"class": "skip", "href": "#content"} in page.all("a")
+    assert [heading["id"] for heading in page.all("h2")] == ["Results-&-more", "Results-&-more-2"]
+    assert "@media print" in html
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_outside_parts_of_outputs_are_left_out(tmp_path, caplog):
+    hostile = """<link rel="stylesheet" href="https://x.org/a.css"><style>@import "https://x.org/b.css";</style>
+        <style>p { background: url(//x.org/c.png) }</style><script src="https://x.org/d.js"></script><script>go()</script>
+        <object data="https://x.org/e"><iframe src="https://x.org/f"></iframe></object>
+        <img src="https://x.org/g.png" alt="A cat"><img srcset="h.png 2x" src="data:image/gif;base64,R0lGODlhAQAB">
+        <p style="background: URL('i.png')" onclick="go()">kept</p><svg><image xlink:href="https://x.org/j.png"/></svg>
+        <a href="javascript:go()">k</a><a href="https://x.org/l">a link</a>"""
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "HBox(children=...)"}
+    outputs = [html_output(hostile), new_output("display_data", data=widget)]
+    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports.convert"):
+        prose = new_markdown_cell("# T\n\n![B](https://x.org/m.png)")
+        html = export(tmp_path, prose, new_code_cell("1", outputs=outputs))
+    assert fetched(html) == []
+    assert "onclick" not in html
+    assert "go()" not in html
+    assert "HBox" not in html
+    assert "javascript" not in html
+    assert "kept" in html
+    assert 'href="https://x.org/l"' in html
+    assert "[picture not included: A cat]" in html
+    assert "[picture not included: B]" in html
+    assert "https://x.org/g.png" in caplog.text
+    assert "cell 2: a widget or script output" in caplog.text
+
+
+def test_pictures_beside_the_notebook_travel_inside(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for place in (folder, tmp_path):
+        Image.new("RGB", (2, 2)).save(place / "a photo.png")
+    prose = new_markdown_cell("# T\n\n![A photo](a%20photo.png) with <b>bold <i>tags</i></b> ![B](../a%20photo.png)")
+    output = html_output('<img src="a photo.png"><img src="data:image/png;base64,' + "A" * 9000 + '">')
+    html = export(folder, prose, new_code_cell("1", outputs=[output]))
+    images = Page(html).all("img")
+    assert [image["alt"] for image in images] == ["A photo", "", ""]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert "<b>bold <i>tags</i></b> [picture not included: B]" in html
+
+
+def test_figures_carry_alt_text_and_width(tmp_path, caplog):
+    cells = [
+        new_markdown_cell("# T"),
+        new_code_cell("a", outputs=[png_output(alt='The "best" is 84 < 85')]),
+        new_code_cell("b", outputs=[png_output()]),
+        tagged("c", "hide", outputs=[png_output()]),
+    ]
+    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports.convert"):
+        page = Page(export(tmp_path, *cells))
+    assert [image["alt"] for image in page.all("img")] == ['The "best" is 84 < 85', ""]
+    assert {image["width"] for image in page.all("img")} == {"672"}
+    assert len(page.all("figure")) == 2
+    assert [message.split(";")[0] for message in caplog.messages] == ["cell 3: a figure has no alt text"]
+
+
+@pytest.mark.parametrize("code", ["folded", "hidden"])
+def test_code_is_folded_or_hidden(tmp_path, code):
+    cells = [
+        new_markdown_cell("# T"),
+        tagged("epochs = 40  # passes", "parameters"),
+        tagged("epochs = 2", "injected-parameters"),
+        new_code_cell("visible_name = 1", outputs=[new_output("stream", text="printed\n")]),
+        tagged("hidden_name = 1", "hide", outputs=[new_output("stream", text="secret\n")]),
+        new_markdown_cell("hidden prose", metadata={"tags": ["hide"]}),
+        new_code_cell(""),
+    ]
+    html = export(tmp_path, *cells, code=code)
+    assert Page(html).text("summary") == ["Parameters", "Parameters"] + ["Code"] * (code == "folded")
+    assert all("open" not in details for details in Page(html).all("details"))
+    assert ("visible_name" in html) == (code == "folded")
+    assert "hidden" not in html.split("</style>")[1]
+    assert "secret" not in html
+    assert Page(html).text("pre") == ["printed"]
+
+
+def test_messages_are_folded_and_errors_visible(tmp_path):
+    outputs = [
+        new_output("stream", name="stderr", text="\r 10%|#"),
+        new_output("stream", name="stderr", text="\r100%|###\nUserWarning: <odd>\n"),
+        new_output("error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: <no>"]),
+    ]
+    html = export(tmp_path, new_markdown_cell("# T"), new_code_cell("1", outputs=outputs))
+    assert Page(html).text("summary") == ["Code", "Messages"]
+    assert "100%|###\nUserWarning: &lt;odd&gt;" in html
+    assert "10%|#\n" not in html
+    assert '<pre class="error">ValueError: &lt;no&gt;</pre>' in html
+
+
+def test_tables_keep_headers_and_scroll(tmp_path):
+    own = """<table border="1"><caption>Results</caption><thead><tr><th scope="col">method</th><th>mAP</th></tr></thead>
+        <tbody><tr><th scope="row">SGRE</th><td>84.1</td></tr><tr><th>other</th><td>&ndash;</td></tr></tbody></table>"""
+    prose = new_markdown_cell("# T\n\n|a|b|\n|-|-|\n|x|1|")
+    html = export(tmp_path, prose, new_code_cell("1", outputs=[html_output(own)]))
+    page = Page(html)
+    assert [header["scope"] for header in page.all("th")] == ["col", "col", "col", "col", "row", "row"]
+    boxes = [box for box in page.all("div") if box.get("class") == "table"]
+    assert [box["aria-label"] for box in boxes] == ["Table", "Results"]
+    assert all(box["tabindex"] == "0" for box in boxes)
+    assert [cell.get("class") for cell in page.all("td")] == [None, "number", "number", "number"]
+    assert "border" not in page.all("table")[1]
+    assert "as text" not in html
+
+
+def test_formulas_are_drawn_or_shown_as_tex(tmp_path, caplog):
+    html = export(tmp_path, new_markdown_cell("# T\n\n$p_m$ and $$\\sum_i p_i$$\n\n$\\unknown{x}<y$"))
+    assert [drawing["aria-label"] for drawing in Page(html).all("svg")] == ["p_m", "\\sum_i p_i"]
+    assert "<code>\\unknown{x}&lt;y</code>" in html
+    assert "matplotlib cannot draw it" in caplog.text
+
+
+def test_title_is_given_or_first_heading_or_file_name(tmp_path):
+    evil = '</title><script>alert("x")</script>'
+    html = export(tmp_path, new_markdown_cell("# `Train` *SGRE*"), title=evil)
+    assert Page(html).text("title")[0].startswith("</title>")
+    assert fetched(html) == []
+    assert Page(export(tmp_path, new_markdown_cell("# `Train` *SGRE*"))).text("title") == ["Train SGRE"]
+    untitled = Page(export(tmp_path, new_markdown_cell("Text.")))
+    assert untitled.text("title") == untitled.text("h1") == ["run"]
+
+
+def test_failed_export_keeps_the_report_of_before(tmp_path, monkeypatch):
+    notebook, html = write(tmp_path / "run.ipynb", [new_markdown_cell("# T")]), tmp_path / "run.html"
+    html.write_text("before")
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_html(notebook, html)
+    assert html.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.html", "run.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such notebook"),
+        ("not json", "not JSON"),
+        ("[]", "not a notebook of format 4"),
+        ('{"nbformat": 3}', "not a notebook of format 4"),
+        ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}', "cell 1: not valid"),
+    ],
+)
+def test_unreadable_notebook_is_a_user_error_of_one_line(tmp_path, content, message):
+    notebook = tmp_path / "run.ipynb"
+    if content is not None:
+        notebook.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        export_html(notebook, tmp_path / "run.html")
+    assert str(notebook) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run.html").exists()
+
+
+def test_figure_output_keeps_inches_and_closes(monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from IPython.core.formatters import DisplayFormatter
+
+    shown = []
+    monkeypatch.setattr("sgre_lib.reports.display.display", shown.append)
+    figure = plt.figure(figsize=(7, 2))
+    with pytest.raises(ValueError, match="alt text"):
+        figure_output(figure, " \n")
+    figure_output(figure, "The curve\n  rises.", dpi=100)
+    assert not plt.fignum_exists(figure.number)
+    data, metadata = DisplayFormatter().format(shown[0])
+    assert metadata["image/png"] == {"alt": "The curve rises.", "width": 672}
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (700, 200)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@pytest.mark.parametrize("width", [390, 1000])
+def test_browser_shows_pictures_and_nothing_overflows(tmp_path, width):
+    wide = "<table><tr>" + "".join(f"<th>column {number}</th>" for number in range(40)) + "</tr></table>"
+    outputs = [png_output(alt="A"), html_output(wide), new_output("stream", text="x" * 500)]
+    prose = new_markdown_cell("# T\n\n$$" + "x+" * 80 + "y$$")
+    html = export(tmp_path, prose, new_code_cell("y" * 500, outputs=outputs))
+    # The product holds no script; a copy gets one to measure with, in a frame as wide as the screen asked for
+    # (the browser's own window has a least width).
+    probe = """<script>addEventListener("load", () => parent.postMessage([document.documentElement.scrollWidth,
+        innerWidth, ...[...document.images].map(image => image.naturalWidth)].join(), "*"))</script>"""
+    measured = html.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")
+    (tmp_path / "inner.html").write_text(measured.replace("</body>", probe + "</body>"))
+    (tmp_path / "outer.html").write_text(
+        f"""<iframe src="inner.html" width="{width}" height="900"></iframe><p id="result"></p><script>
+        addEventListener("message", message => document.getElementById("result").textContent = message.data)</script>"""
+    )
+    options = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    options += " --disable-sync --no-first-run --enable-logging=stderr --v=0 --virtual-time-budget=5000 --dump-dom"
+    browser = [CHROMIUM, *options.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    run = subprocess.run([*browser, f"file://{tmp_path}/outer.html"], capture_output=True, text=True, timeout=120)
+    assert f'id="result">{width},{width},1050<' in run.stdout
+    assert ":CONSOLE" not in run.stderr
+    run = subprocess.run([*browser, f"file://{tmp_path}/run.html"], capture_output=True, text=True, timeout=120)
+    assert "<footer>" in run.stdout
+    assert ":CONSOLE" not in run.stderr
