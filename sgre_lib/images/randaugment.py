@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 GREY = (128, 128, 128)
 
@@ -13,78 +13,80 @@ CUTOUT_COLOUR = (125, 122, 113)
 
 STEPS = 10
 
-
-def _evenly(low: float, high: float) -> np.ndarray:
-    return np.linspace(low, high, STEPS)
-
-
-def _affine(image: Image.Image, coefficients: tuple) -> Image.Image:
-    return image.transform(
-        image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC, fillcolor=GREY
-    )
+Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
+"""(image, magnitude, generator) -> image; the generator draws what is left to chance: a sign, a place."""
 
 
-def _signed(value: float, rng: np.random.Generator) -> float:
+def _sign(value: float, rng: np.random.Generator) -> float:
     return -value if rng.random() < 0.5 else value
 
 
-def _shear_x(image, value, rng):
-    return _affine(image, (1, _signed(value, rng), 0, 0, 1, 0))
+def _map_affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=GREY)
 
 
-def _shear_y(image, value, rng):
-    return _affine(image, (1, 0, 0, _signed(value, rng), 1, 0))
+def _shear_x(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    return _map_affine(image, (1, _sign(share, rng), 0, 0, 1, 0), Image.Resampling.BICUBIC)
 
 
-def _translate_x(image, value, rng):
-    return _affine(image, (1, 0, _signed(value, rng) * image.width, 0, 1, 0))
+def _shear_y(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    return _map_affine(image, (1, 0, 0, _sign(share, rng), 1, 0), Image.Resampling.BICUBIC)
 
 
-def _translate_y(image, value, rng):
-    return _affine(image, (1, 0, 0, 0, 1, _signed(value, rng) * image.height))
+def _translate_x(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    return _map_affine(image, (1, 0, _sign(share, rng) * image.width, 0, 1, 0), Image.Resampling.NEAREST)
 
 
-def _rotate(image, value, rng):
-    return image.rotate(value, resample=Image.Resampling.BICUBIC, fillcolor=GREY)
+def _translate_y(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    return _map_affine(image, (1, 0, 0, 0, 1, _sign(share, rng) * image.height), Image.Resampling.NEAREST)
 
 
-def _enhance(kind) -> Callable:
-    return lambda image, value, rng: kind(image).enhance(1.0 + _signed(value, rng))
+def _rotate(image: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
+    return image.rotate(degrees, resample=Image.Resampling.NEAREST, fillcolor=GREY)
 
 
-def _cutout(image, value, rng):
-    side, (width, height) = float(value), image.size
-    left, top = max(0, int(rng.random() * width - side / 2)), max(0, int(rng.random() * height - side / 2))
-    image = image.copy()
-    corners = (left, top, min(width, left + side), min(height, top + side))
-    ImageDraw.Draw(image).rectangle(corners, fill=CUTOUT_COLOUR)
+def _enhance(kind: type) -> Operation:
+    return lambda image, change, rng: kind(image).enhance(1.0 + _sign(change, rng))
+
+
+def _cutout(image: Image.Image, side: float, rng: np.random.Generator) -> Image.Image:
+    x, y = int(rng.random() * image.width), int(rng.random() * image.height)
+    return cover_square(image, x, y, int(side))
+
+
+def cover_square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
+    """A copy with a square around pixel (x, y) in one colour, cut at the border; of an odd side, one pixel less."""
+    half, image = side // 2, image.copy()
+    image.paste(CUTOUT_COLOUR, (max(0, x - half), max(0, y - half), x + half, y + half))
     return image
 
 
-OPERATIONS: tuple[tuple[Callable, np.ndarray], ...] = (
-    (_shear_x, _evenly(0, 0.3)),
-    (_shear_y, _evenly(0, 0.3)),
-    (_translate_x, _evenly(0, 150 / 331)),
-    (_translate_y, _evenly(0, 150 / 331)),
-    (_rotate, _evenly(0, 30)),
-    (_enhance(ImageEnhance.Color), _evenly(0, 0.9)),
-    (_enhance(ImageEnhance.Contrast), _evenly(0, 0.9)),
-    (_enhance(ImageEnhance.Sharpness), _evenly(0, 0.9)),
-    (_enhance(ImageEnhance.Brightness), _evenly(0, 0.9)),
-    (lambda image, value, rng: ImageOps.posterize(image, int(value)), np.round(_evenly(8, 4))),
-    (lambda image, value, rng: ImageOps.solarize(image, value), _evenly(256, 0)),
-    (_cutout, _evenly(0, 20)),
-    (lambda image, value, rng: ImageOps.autocontrast(image), np.zeros(STEPS)),
-    (lambda image, value, rng: ImageOps.equalize(image), np.zeros(STEPS)),
-    (lambda image, value, rng: ImageOps.invert(image), np.zeros(STEPS)),
-)
+OPERATIONS: dict[str, tuple[Operation, np.ndarray]] = {
+    "shear_x": (_shear_x, np.linspace(0, 0.3, STEPS)),
+    "shear_y": (_shear_y, np.linspace(0, 0.3, STEPS)),
+    "translate_x": (_translate_x, np.linspace(0, 150 / 331, STEPS)),
+    "translate_y": (_translate_y, np.linspace(0, 150 / 331, STEPS)),
+    "rotate": (_rotate, np.linspace(0, 30, STEPS)),
+    "color": (_enhance(ImageEnhance.Color), np.linspace(0, 0.9, STEPS)),
+    "contrast": (_enhance(ImageEnhance.Contrast), np.linspace(0, 0.9, STEPS)),
+    "sharpness": (_enhance(ImageEnhance.Sharpness), np.linspace(0, 0.9, STEPS)),
+    "brightness": (_enhance(ImageEnhance.Brightness), np.linspace(0, 0.9, STEPS)),
+    "posterize": (lambda image, bits, rng: ImageOps.posterize(image, int(bits)), np.round(np.linspace(8, 4, STEPS))),
+    "solarize": (lambda image, threshold, rng: ImageOps.solarize(image, threshold), np.linspace(256, 0, STEPS)),
+    "cutout": (_cutout, np.round(np.linspace(0, 20, STEPS))),
+    "autocontrast": (lambda image, _, rng: ImageOps.autocontrast(image), np.zeros(STEPS)),
+    "equalize": (lambda image, _, rng: ImageOps.equalize(image), np.zeros(STEPS)),
+    "invert": (lambda image, _, rng: ImageOps.invert(image), np.zeros(STEPS)),
+}
 """Each operation with its magnitude at index 0..9; index 0 is never drawn."""
+
+_PAIRS = tuple(OPERATIONS.values())
 
 
 def rand_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Two operations, drawn with replacement over 15 x 9 (operation, magnitude) pairs, each applied half of the time."""
     for _ in range(2):
-        operation, magnitudes = OPERATIONS[rng.integers(len(OPERATIONS))]
+        operation, magnitudes = _PAIRS[rng.integers(len(_PAIRS))]
         magnitude = magnitudes[rng.integers(1, STEPS)]
         if rng.random() < 0.5:
             image = operation(image, magnitude, rng)
