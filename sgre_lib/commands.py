@@ -1,5 +1,6 @@
 """The command line: one verb for each library function, with the same parameter names.
 
+A verb is two functions side by side: one adds its options to its parser, one calls the library. `VERBS` lists them.
 Exit status: 0 done; 2 for a mistake of the user's (one line on stderr); 1 for anything else.
 """
 
@@ -8,13 +9,43 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import NamedTuple
 
+from . import __version__
 from .base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 from .base.files import write_text
 from .base.places import check_out
 from .base.settings import TrainSettings, make_settings, option_kind
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = make_parser()
+    try:
+        options = vars(parser.parse_args(arguments))
+        verb = options.pop("verb")
+        if verb is None:
+            parser.print_help()
+            return 0
+        return VERBS[verb].run(options) or 0
+    except UserError as error:
+        print(f"sgre: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sgre: interrupted", file=sys.stderr)
+        return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog="sgre", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+    for name, verb in VERBS.items():
+        verb.add_options(verbs.add_parser(name, help=verb.purpose))
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,116 +72,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = _Parser(prog="sgre", description=__doc__.splitlines()[0])
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
-
-    verb = verbs.add_parser("prepare", help="turn a raw dataset into its prepared folder")
-    verb.add_argument("--data", required=True, help="dataset name; with --check also a prepared folder")
-    _add_data_root(verb)
-    verb.add_argument("--out", metavar="DIR", help="prepared folder to write; default data/<data>")
-    verb.add_argument(
-        "--skip-missing", action="store_true", help="leave out images the disk does not have, and record them"
-    )
-
-    verb.add_argument(
-        "--check",
-        action="store_true",
-        help="check the prepared folder, or else the raw dataset: lists, mask, every photo; writes nothing",
-    )
-
-    verb = verbs.add_parser("embed", help="compute the label embeddings of a prepared dataset")
-    verb.add_argument("--data", required=True, help="dataset name or prepared folder")
-    verb.add_argument(
-        "--embed-type", default="bert", choices=("bert", "sentence", "glove", "random"), help="what makes them"
-    )
-    verb.add_argument(
-        "--text-model", metavar="NAME", help="bert, sentence: local folder or hub name of the text encoder"
-    )
-    verb.add_argument("--glove-file", metavar="FILE", help="glove: text file of the vectors")
-    verb.add_argument("--out", metavar="FILE", help=".npy to write; default <prepared folder>/<embed type>.npy")
-
-    verb = verbs.add_parser("train", help="train a model; writes an experiment folder")
-    _add_settings(verb)
-
-    verb = verbs.add_parser("evaluate", help="score the test images; writes result.json and its companions")
-    _add_experiment(verb)
-    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
-    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
-    verb.add_argument("--topk", type=int, default=3, help="k of the top-k metrics and of prediction.txt")
-    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
-    verb.add_argument(
-        "--never-predicted", default="one", choices=("one", "zero"),
-        help="precision of a label that is never predicted, in CP (the release counts 1)",
-    )  # fmt: skip
-
-    verb = verbs.add_parser("visualize", help="draw alignment maps of test images")
-    _add_experiment(verb)
-    verb.add_argument(
-        "--images", nargs="+", metavar="NAME", help="images by listed path, file name or stem; default: by rule"
-    )
-    verb.add_argument("--limit", type=int, default=10, help="how many images, where they are picked by rule")
-    verb.add_argument("--labels", default="present", help="present, predicted, or NAME,NAME,...")
-    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
-
-    verb = verbs.add_parser("localise", help="measure where labels look, by the boxes of the test images")
-    _add_experiment(verb)
-    verb.add_argument("--limit", type=int, help="the first so many test images only; default all")
-    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
-    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
-
-    verb = verbs.add_parser("predict", help="label photos of your own")
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or quoted patterns ('photos/*.jpg')")
-    _add_experiment(verb)
-    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
-    verb.add_argument("--topk", type=int, help="at most so many labels an image; with --threshold 0 always so many")
-    verb.add_argument("--format", choices=("text", "json", "csv"), default="text", help="json has all labels' scores")
-    verb.add_argument("--out", metavar="FILE", help="write there; default the standard output")
-    verb.add_argument("--heatmaps", metavar="DIR", help="also draw one figure an image into this folder")
-    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
-    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
-
-    verb = verbs.add_parser("export", help="write the model as an ONNX file, checked against PyTorch")
-    _add_experiment(verb, device=False)
-    verb.add_argument("--out", required=True, metavar="FILE", help="the .onnx file to write")
-    verb.add_argument("--image-size", type=int, help="side of the square input, pixels; default the experiment's")
-    verb.add_argument("--opset", type=int, default=17, help="ONNX operator set, 14 to 20")
-
-    verb = verbs.add_parser("reproduce", help="run a table's rows through the notebooks; writes table and report")
-    verb.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all"
-    )
-    verb.add_argument(
-        "--scale", choices=("paper", "mini"),
-        help="real dataset (default), or the same rows on mini; --list and --verify: default both",
-    )  # fmt: skip
-    verb.add_argument("--only", nargs="+", metavar="ROW", help="run these rows only")
-    verb.add_argument("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
-    verb.add_argument("--force", action="store_true", help="run again what is done; the old is kept aside")
-    verb.add_argument("--jobs", type=int, default=1, help="runs side by side, one a GPU; of --slurm: tasks at a time")
-    verb.add_argument("--only-run", nargs="+", metavar="KEY", help="run only these, by key, and write no table")
-    ways = verb.add_mutually_exclusive_group()
-    ways.add_argument("--list", action="store_true", help="show tables with their state and cost, and stop")
-    ways.add_argument("--dry-run", action="store_true", help="show what would run, and its hours; writes nothing")
-    ways.add_argument("--verify", action="store_true", help="derive every number again from the stored scores")
-    ways.add_argument("--slurm", metavar="FILE", help="write a Slurm array script, one task a run, and stop")
-
-    verb = verbs.add_parser("report", help="write all tables, runs and executed notebooks as one offline HTML folder")
-    verb.add_argument(
-        "tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all"
-    )
-    verb.add_argument("--scale", choices=("paper", "mini"), help="only this one; default both")
-    verb.add_argument("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
-    verb.add_argument("--out", metavar="DIR", help="new, empty or earlier report folder; default experiments/report")
-    return parser
+# --- Options that several verbs have ---------------------------------------------------------------------------------
 
 
 def _add_data_root(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--data-root", metavar="DIR", help="folder of raw datasets; default SGRE_DATA_ROOT, else data/raw"
-    )
+    add = verb.add_argument
+    add("--data-root", metavar="DIR", help="folder of raw datasets; default SGRE_DATA_ROOT, else data/raw")
 
 
 def _add_experiment(verb: argparse.ArgumentParser, *, device: bool = True) -> None:
@@ -161,7 +88,65 @@ def _add_experiment(verb: argparse.ArgumentParser, *, device: bool = True) -> No
         verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def _add_settings(verb: argparse.ArgumentParser) -> None:
+def _add_batches(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
+
+
+def _add_threshold(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
+
+
+def _add_tables(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    add("tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all")
+    add("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
+
+
+def _read_seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
+
+
+def _prepare_options(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    add("--data", required=True, help="dataset name; with --check also a prepared folder")
+    _add_data_root(verb)
+    add("--out", metavar="DIR", help="prepared folder to write; default data/<data>")
+    add("--skip-missing", action="store_true", help="leave out images the disk does not have, and record them")
+    what = "check the prepared folder, or else the raw dataset: lists, mask, every photo; writes nothing"
+    add("--check", action="store_true", help=what)
+
+
+def _prepare(options: dict) -> int:
+    from .datasets.prepare import check, describe_prepared, prepare
+
+    if options.pop("check"):
+        found = check(options["data"], data_root=options["data_root"], out=options["out"])
+        print(found.text())
+        return 0 if found.ok else 2
+    print(describe_prepared(prepare(**options)))
+    return 0
+
+
+def _embed_options(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    add("--data", required=True, help="dataset name or prepared folder")
+    add("--embed-type", default="bert", choices=("bert", "sentence", "glove", "random"), help="what makes them")
+    add("--text-model", metavar="NAME", help="bert, sentence: local folder or hub name of the text encoder")
+    add("--glove-file", metavar="FILE", help="glove: text file of the vectors")
+    add("--out", metavar="FILE", help=".npy to write; default <prepared folder>/<embed type>.npy")
+
+
+def _embed(options: dict) -> None:
+    from .datasets.label_embeddings import embed
+
+    print(f"wrote {embed(**options)}")
+
+
+def _train_options(verb: argparse.ArgumentParser) -> None:
     """One option for each field of `TrainSettings`."""
     for item in fields(TrainSettings):
         rules, kind = item.metadata, option_kind(item)
@@ -172,58 +157,6 @@ def _add_settings(verb: argparse.ArgumentParser) -> None:
         else:
             more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
             verb.add_argument(*flags, type=kind, default=item.default, help=rules["help"], **more)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    parser = make_parser()
-    try:
-        options = vars(parser.parse_args(arguments))
-        if options.pop("version"):
-            from . import __version__
-
-            print(__version__)
-            return 0
-        verb = options.pop("verb")
-        if verb is None:
-            parser.print_help()
-            return 0
-        return _VERBS[verb](options) or 0
-    except UserError as error:
-        print(f"sgre: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sgre: interrupted", file=sys.stderr)
-        return 1
-
-
-def _prepare(options: dict) -> int | None:
-    from .datasets.prepare import prepare
-
-    if options.pop("check"):
-        from .datasets.prepare import check
-
-        found = check(options["data"], data_root=options["data_root"], out=options["out"])
-        print(found.text())
-        return 0 if found.ok else 2
-    prepared = prepare(**options)
-    summary = prepared.summary()
-    for split in ("train", "test"):
-        counts = summary[split]
-        print(
-            f"{split:5}  {counts['images']} images, {counts['labels_an_image']} labels an image, "
-            f"{counts['images_without_label']} without a label"
-        )
-        if counts["labels_never_present"]:
-            print(f"       labels never present: {', '.join(counts['labels_never_present'])}")
-    print(f"{summary['labels']} labels; fingerprint {summary['fingerprint'][:16]}; prepared in {prepared.folder}")
-    return None
-
-
-def _embed(options: dict) -> None:
-    from .datasets.label_embeddings import embed
-
-    print(f"wrote {embed(**options)}")
 
 
 def _train(options: dict) -> int:
@@ -242,12 +175,30 @@ def _train(options: dict) -> int:
     return 0
 
 
+def _evaluate_options(verb: argparse.ArgumentParser) -> None:
+    _add_experiment(verb)
+    _add_batches(verb)
+    _add_threshold(verb)
+    verb.add_argument("--topk", type=int, default=3, help="k of the top-k metrics and of prediction.txt")
+    precision = "precision of a label that is never predicted, in CP (the release counts 1)"
+    verb.add_argument("--never-predicted", default="one", choices=("one", "zero"), help=precision)
+
+
 def _evaluate(options: dict) -> None:
     from .evaluation.evaluate import evaluate
     from .evaluation.result_files import describe_metrics
 
     metrics = evaluate(**options)
     print("\n".join(describe_metrics(metrics, metrics["labels"], options["topk"])))
+
+
+def _visualize_options(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    _add_experiment(verb)
+    add("--images", nargs="+", metavar="NAME", help="images by listed path, file name or stem; default: by rule")
+    add("--limit", type=int, default=10, help="how many images, where they are picked by rule")
+    add("--labels", default="present", help="present, predicted, or NAME,NAME,...")
+    _add_threshold(verb)
 
 
 def _visualize(options: dict) -> None:
@@ -257,10 +208,27 @@ def _visualize(options: dict) -> None:
         print(folder)
 
 
+def _localise_options(verb: argparse.ArgumentParser) -> None:
+    _add_experiment(verb)
+    verb.add_argument("--limit", type=int, help="the first so many test images only; default all")
+    _add_batches(verb)
+
+
 def _localise(options: dict) -> None:
     from .heatmaps.localise import describe_localisation, localise
 
     print("\n".join(describe_localisation(localise(**options))))
+
+
+def _predict_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or quoted patterns ('photos/*.jpg')")
+    _add_experiment(verb)
+    _add_threshold(verb)
+    verb.add_argument("--topk", type=int, help="at most so many labels an image; with --threshold 0 always so many")
+    verb.add_argument("--format", choices=("text", "json", "csv"), default="text", help="json has all labels' scores")
+    verb.add_argument("--out", metavar="FILE", help="write there; default the standard output")
+    verb.add_argument("--heatmaps", metavar="DIR", help="also draw one figure an image into this folder")
+    _add_batches(verb)
 
 
 def _predict(options: dict) -> int:
@@ -282,6 +250,13 @@ def _predict(options: dict) -> int:
     return 2 if unreadable else 0
 
 
+def _export_options(verb: argparse.ArgumentParser) -> None:
+    _add_experiment(verb, device=False)
+    verb.add_argument("--out", required=True, metavar="FILE", help="the .onnx file to write")
+    verb.add_argument("--image-size", type=int, help="side of the square input, pixels; default the experiment's")
+    verb.add_argument("--opset", type=int, default=17, help="ONNX operator set, 14 to 20")
+
+
 def _export(options: dict) -> int:
     from .inference.export_onnx import ExportMismatch, describe_file, export_onnx
 
@@ -291,6 +266,22 @@ def _export(options: dict) -> int:
         print(f"sgre: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reproduce_options(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    _add_tables(verb)
+    scales = "real dataset (default), or the same rows on mini; --list and --verify: default both"
+    add("--scale", choices=("paper", "mini"), help=scales)
+    add("--only", nargs="+", metavar="ROW", help="run these rows only")
+    add("--force", action="store_true", help="run again what is done; the old is kept aside")
+    add("--jobs", type=int, default=1, help="runs side by side, one a GPU; of --slurm: tasks at a time")
+    add("--only-run", nargs="+", metavar="KEY", help="run only these, by key, and write no table")
+    ways = verb.add_mutually_exclusive_group()
+    ways.add_argument("--list", action="store_true", help="show tables with their state and cost, and stop")
+    ways.add_argument("--dry-run", action="store_true", help="show what would run, and its hours; writes nothing")
+    ways.add_argument("--verify", action="store_true", help="derive every number again from the stored scores")
+    ways.add_argument("--slurm", metavar="FILE", help="write a Slurm array script, one task a run, and stop")
 
 
 def _reproduce(options: dict) -> int:
@@ -315,13 +306,6 @@ def _reproduce(options: dict) -> int:
         runs = [run for result in results for row in result.rows for run in row.runs]
         return 1 if any(run.state != "done" for run in runs if run.run.key in options["only_run"]) else 0
     return 1 if any(result.failed or result.report_problem for result in results) else 0
-
-
-def _read_seeds(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
 
 
 def _verify(tables: list[str] | None, scale: str | None) -> int:
@@ -351,6 +335,12 @@ def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] 
     return 0
 
 
+def _report_options(verb: argparse.ArgumentParser) -> None:
+    _add_tables(verb)
+    verb.add_argument("--scale", choices=("paper", "mini"), help="only this one; default both")
+    verb.add_argument("--out", metavar="DIR", help="new, empty or earlier report folder; default experiments/report")
+
+
 def _report(options: dict) -> None:
     from .tables.site import build_site
 
@@ -358,15 +348,28 @@ def _report(options: dict) -> None:
     print(build_site(options["out"], tables=tables, scale=options["scale"], seeds=seeds))
 
 
-_VERBS = {
-    "prepare": _prepare,
-    "embed": _embed,
-    "train": _train,
-    "evaluate": _evaluate,
-    "visualize": _visualize,
-    "localise": _localise,
-    "predict": _predict,
-    "export": _export,
-    "reproduce": _reproduce,
-    "report": _report,
+class Verb(NamedTuple):
+    """purpose: a line of `sgre --help`. run: gets the options by name and returns an exit status, None being 0."""
+
+    purpose: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[dict], int | None]
+
+
+VERBS = {
+    "prepare": Verb("turn a raw dataset into its prepared folder", _prepare_options, _prepare),
+    "embed": Verb("compute the label embeddings of a prepared dataset", _embed_options, _embed),
+    "train": Verb("train a model; writes an experiment folder", _train_options, _train),
+    "evaluate": Verb("score the test images; writes result.json and its companions", _evaluate_options, _evaluate),
+    "visualize": Verb("draw alignment maps of test images", _visualize_options, _visualize),
+    "localise": Verb("measure where labels look, by the boxes of the test images", _localise_options, _localise),
+    "predict": Verb("label photos of your own", _predict_options, _predict),
+    "export": Verb("write the model as an ONNX file, checked against PyTorch", _export_options, _export),
+    "reproduce": Verb(
+        "run a table's rows through the notebooks; writes table and report", _reproduce_options, _reproduce
+    ),
+    "report": Verb(
+        "write all tables, runs and executed notebooks as one offline HTML folder", _report_options, _report
+    ),
 }
+"""The verbs, in the order of `sgre --help`."""

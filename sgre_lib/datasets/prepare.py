@@ -12,7 +12,15 @@ from ..base.errors import UserError
 from ..base.files import open_atomic, write_text
 from ..base.places import working_root
 from .inspection import Inspection, count_deviation, inspect
-from .prepared import DATASET_NAMES, PreparedDataset, RawSplit, default_data_root, prepared_folder, write_prepared
+from .prepared import (
+    DATASET_NAMES,
+    SPLITS,
+    PreparedDataset,
+    RawSplit,
+    default_data_root,
+    prepared_folder,
+    write_prepared,
+)
 
 
 def prepare(
@@ -48,6 +56,21 @@ def prepare(
     if data == "vg500":
         write_text(folder / "label_agreement.csv", labels.agreement_csv())
     return prepared
+
+
+def describe_prepared(prepared: PreparedDataset) -> str:
+    """The counts of a prepared folder that a person checks first, and its fingerprint, in lines for reading."""
+    summary, lines = prepared.summary(), []
+    for split in SPLITS:
+        counts = summary[split]
+        lines.append(
+            f"{split:5}  {counts['images']} images, {counts['labels_an_image']} labels an image, "
+            f"{counts['images_without_label']} without a label"
+        )
+        if counts["labels_never_present"]:
+            lines.append(f"       labels never present: {', '.join(counts['labels_never_present'])}")
+    fingerprint = summary["fingerprint"][:16]
+    return "\n".join([*lines, f"{summary['labels']} labels; fingerprint {fingerprint}; prepared in {prepared.folder}"])
 
 
 def check(

@@ -19,7 +19,7 @@ def run(arguments, capsys) -> tuple[int, str]:
 def test_the_published_command_parses():
     words = "train --model mlic --arch resnet101 --data voc2007 --loss asl --batch-size 128 --lr 0.00009 --lamda 0.1"
     options = vars(make_parser().parse_args([*words.split(), "--ema-decay", "0.9983", "--pos", "-twd", "--rm-cls"]))
-    settings = make_settings(**{name: value for name, value in options.items() if name not in ("verb", "version")})
+    settings = make_settings(**{name: value for name, value in options.items() if name != "verb"})
     assert (settings.lr, settings.ema_decay, settings.pos) == (9e-5, 0.9983, True)
     assert (settings.true_weight_decay, settings.rm_cls) == (True, True)
     assert (settings.epochs, settings.image_size, settings.seed, settings.embed_type) == (60, 448, 0, "bert")
@@ -28,7 +28,7 @@ def test_the_published_command_parses():
 def test_settings_survive_the_command_line():
     settings = make_settings(data="x", lr=3e-4, pos=True, pretrained=False, output_stride=16, num_workers=0)
     options = vars(make_parser().parse_args(["train", *settings.arguments()]))
-    assert make_settings(**{k: v for k, v in options.items() if k not in ("verb", "version")}) == settings
+    assert make_settings(**{k: v for k, v in options.items() if k != "verb"}) == settings
 
 
 @pytest.mark.parametrize(
