@@ -7,14 +7,9 @@ The page `sgre_lib/README.md` says how the library is built. Names below are loa
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 __version__ = "0.1.0"
-
-# OpenMP's threads wait by spinning unless told otherwise. On a small machine they then take the core from the very
-# process that they wait for (an image loader, another row): measured on 2 cores, ten times slower. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {
     "UserError": "base.errors",

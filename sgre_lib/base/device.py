@@ -7,10 +7,8 @@ import torch
 from .errors import UserError
 
 
-def describe_device(device) -> str:
+def describe_device(device: torch.device) -> str:
     """A torch device in words: the GPU's name, or the CPU with its threads."""
-    import torch
-
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from filelock import FileLock, Timeout
+
 from .errors import UserError
 
 
@@ -84,10 +87,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
-def write_array(path: str | os.PathLike, array) -> Path:
+def write_array(path: str | os.PathLike, array: np.ndarray) -> Path:
     """Write a `.npy` file atomically."""
-    import numpy as np
-
     with open_atomic(path, "wb") as file:
         np.save(file, array, allow_pickle=False)
     return Path(path)
@@ -104,8 +105,7 @@ def read_lines(path: str | os.PathLike, what: str) -> list[str]:
         raise UserError(f"{what} is missing: {path}") from None
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{what} cannot be read: {path} ({error})") from None
-    lines = text.split("\n")
-    lines = [line.rstrip("\r") for line in lines]
+    lines = [line.rstrip("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
@@ -122,24 +122,31 @@ def fingerprint(parts: Iterable[bytes | str]) -> str:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
-    """Hold a folder for one process; a second one is refused with UserError. A killed process leaves no lock behind."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock: the run goes on unguarded.
-        yield
-        return
+def folder_lock(folder: str | os.PathLike, purpose: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this thread alone, of all threads and processes on machines that share its disk.
+
+    Where another one has it: UserError that names its process and purpose, or (wait) until it is free. The system
+    frees the lock of a process that was killed at once: processes forked meanwhile close what they inherit of it.
+    """
     path = Path(folder) / ".lock"
-    with open(path, "a+") as file:
-        try:
-            # A record lock belongs to this process alone. A flock would be shared with forked image loaders, which live
-            # on for seconds after the trainer was killed and would keep a prompt --resume out.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(f"{folder} is in use by {file.read().strip() or 'another process'}") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} ({purpose})\n")
-        file.flush()
+
+    def sign(descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} ({purpose})\n".encode())
+
+    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o666 & ~_umask(), thread_local=False, on_acquired=sign)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is in use by {_holder(path)}") from None
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """The line that the holder of a lock has left in its file."""
+    with contextlib.suppress(OSError):  # Windows lets nobody read it
+        return path.read_text(encoding="utf-8").strip() or "another process"
+    return "another process"

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..base.memory import keep_freed_memory
 from ..datasets.prepared import Split
 from ..images.loading import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from ..images.transforms import make_transform
@@ -31,7 +30,6 @@ def score_images(
 
     Returns ([scores (N, L) float32 for each model], indices (N)). Models are used in evaluation mode and left as found.
     """
-    keep_freed_memory()
     modes = [model.training for model in models]
     for model in models:
         model.eval()

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..base.device import choose_device, describe_device
 from ..base.errors import UserError
-from ..base.memory import keep_freed_memory
 from ..base.settings import TrainSettings
 from ..model.attention import ATTENTION_SIZE
 from ..model.build import PatchModel, build_model, count_parameters
@@ -43,7 +42,6 @@ def measure_cost(
     if steps < 0 or label_count < 1 or embedding_size < 1:
         raise UserError(f"steps {steps}, label_count {label_count}, embedding_size {embedding_size} cannot be measured")
     chosen = choose_device(device)
-    keep_freed_memory()
     baseline = _peak_memory(chosen)
     torch.manual_seed(settings.seed)
     model = build_model(settings, False, label_embeddings=torch.randn(label_count, embedding_size)).to(chosen)

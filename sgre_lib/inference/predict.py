@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from ..base.device import choose_device
 from ..base.errors import UserError
-from ..base.memory import keep_freed_memory
 from ..images.loading import make_loader, move_pixels, worker_count
 from ..images.reading import read_photo
 from ..images.transforms import TestTransform, make_transform
@@ -103,7 +102,6 @@ def predict(
     if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
         raise UserError(f"--heatmaps {folder} is not a folder")
     chosen = choose_device(device)
-    keep_freed_memory()
     paths = find_photos(images)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
     if folder is not None and settings.model == "mlic" and settings.branches == "patch":

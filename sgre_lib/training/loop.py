@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..base.errors import NonFiniteLoss, Stopped, UserError
-from ..base.memory import keep_freed_memory
 from ..base.settings import TrainSettings
 from ..datasets.prepared import Split
 from ..evaluation.metrics import average_precision
@@ -68,7 +67,6 @@ class Trainer:
     ):
         self.settings, self.folder, self.processes, self.progress = settings, folder, processes, progress
         self.device, self.on_epoch = processes.device, on_epoch
-        keep_freed_memory()
         if processes.world > 1 and self.device.type == "cuda":
             # timm's converter: torch's own drops the activation that timm's BatchNormAct2d carries.
             model = convert_sync_batchnorm(model)

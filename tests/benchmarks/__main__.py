@@ -8,9 +8,12 @@ Without names all of them, about an hour on two cores. Each is a script of its o
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from sgre_lib.base.process import HOST_ENVIRONMENT
 
 BENCHMARKS = {
     "head": ["head.py"],
@@ -35,7 +38,8 @@ def main() -> int:
     for name in options.names or BENCHMARKS:
         print(f"--- {name}", flush=True)
         script, *arguments = BENCHMARKS[name]
-        if subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *arguments]).returncode:
+        command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+        if subprocess.run(command, env={**HOST_ENVIRONMENT, **os.environ}).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

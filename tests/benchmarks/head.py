@@ -20,7 +20,7 @@ from timing import added_memory, ask_fresh_process, print_row, time_in_turn, wri
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, SGREHead
-from sgre_lib.base.memory import keep_freed_memory
+from sgre_lib.base.process import apply_host_environment
 
 CASES = {
     "B8 L20": (8, 20, 196, 2048),
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the small case only; writes nothing")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    keep_freed_memory()  # for both
+    apply_host_environment()  # for both
     if options.memory_of:
         print(json.dumps(measure_memory(*options.memory_of, options.device, options.amp)))
         return

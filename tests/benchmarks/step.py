@@ -19,7 +19,7 @@ from timing import added_memory, ask_fresh_process, print_row, time_in_turn, wri
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, build_model
-from sgre_lib.base.memory import keep_freed_memory
+from sgre_lib.base.process import apply_host_environment
 from sgre_lib.base.settings import TrainSettings
 from sgre_lib.training.ema import MovingAverage
 from sgre_lib.training.recipe import make_optimizer
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="CASE", action="append", choices=CASES)
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    keep_freed_memory()  # for both
+    apply_host_environment()  # for both
     if options.memory_of:
         work = make_step(*options.memory_of, options)
         work()  # gradients and the optimiser's state are the model's own: they are there before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import platform
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from literal import LiteralHead, update_average
 
 from sgre_lib import AsymmetricLoss, SGREHead
-from sgre_lib.base.memory import keep_freed_memory
 from sgre_lib.model.head import PatchClassifier
 from sgre_lib.training.ema import MovingAverage
 
@@ -87,13 +85,6 @@ def test_the_gradient_goes_where_the_maximum_is():
 def test_scores_that_are_not_numbers_stay_so():
     classifier = PatchClassifier(4, 2)
     assert torch.isnan(classifier(torch.full((1, 3, 4), float("nan")))).all()
-
-
-def test_freed_memory_is_kept_unless_the_user_decides(monkeypatch):
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    assert not keep_freed_memory()
-    monkeypatch.delenv("MALLOC_ARENA_MAX")
-    assert keep_freed_memory() == (sys.platform == "linux" and platform.libc_ver()[0] == "glibc")
 
 
 def test_moving_average_is_that_of_the_loop():
