@@ -36,7 +36,8 @@ def test_the_command_sets_its_own_before_torch():
         "import sys, sgre_lib.__main__ as command, sgre_lib.base.process as process\n"
         "apply = process.apply_host_environment\n"
         "command.apply_host_environment = lambda: (print('torch' in sys.modules), apply())\n"
-        f"sys.argv = ['sgre', '--version']; command.main(); {SHOW}"
+        "sys.argv = ['sgre', 'evaluate', '--exp-dir', 'nowhere']\n"
+        f"assert command.main() == 2; {SHOW}"
     )
     first, *_, last = run_python(code).splitlines()
     assert first == "False"
