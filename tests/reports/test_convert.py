@@ -18,7 +18,6 @@ from PIL import Image
 
 from sgre_lib.base.errors import UserError
 from sgre_lib.reports.convert import export_html
-from sgre_lib.reports.display import figure_output
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PURPLE = (122, 31, 162)
@@ -333,25 +332,6 @@ def test_unreadable_notebook_is_a_user_error_of_one_line(tmp_path, content, mess
     assert str(notebook) in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run.html").exists()
-
-
-def test_figure_output_keeps_inches_and_closes(monkeypatch):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from IPython.core.formatters import DisplayFormatter
-
-    shown = []
-    monkeypatch.setattr("sgre_lib.reports.display.display", shown.append)
-    figure = plt.figure(figsize=(7, 2))
-    with pytest.raises(ValueError, match="alt text"):
-        figure_output(figure, " \n")
-    figure_output(figure, "The curve\n  rises.", dpi=100)
-    assert not plt.fignum_exists(figure.number)
-    data, metadata = DisplayFormatter().format(shown[0])
-    assert metadata["image/png"] == {"alt": "The curve rises.", "width": 672}
-    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (700, 200)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
