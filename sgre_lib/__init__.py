@@ -14,7 +14,9 @@ __version__ = "0.1.0"
 _HOME = {
     "UserError": "base.errors",
     "TrainSettings": "base.settings",
+    "MachineSettings": "base.settings",
     "make_settings": "base.settings",
+    "make_machine": "base.settings",
     "PreparedDataset": "datasets.prepared",
     "prepare": "datasets.prepare",
     "embed": "datasets.label_embeddings",

@@ -17,7 +17,7 @@ from . import __version__
 from .base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 from .base.files import write_text
 from .base.places import check_out
-from .base.settings import TrainSettings, make_settings, option_kind
+from .base.settings import MachineSettings, TrainSettings, option_flag, option_kind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=34, width=110)
 
     def _get_help_string(self, action):
-        if action.default is None or action.default is False or action.default == "" or not action.option_strings:
+        if action.default is False or action.default in (None, "", argparse.SUPPRESS) or not action.option_strings:
             return action.help
         return super()._get_help_string(action)
 
@@ -147,16 +147,22 @@ def _embed(options: dict) -> None:
 
 
 def _train_options(verb: argparse.ArgumentParser) -> None:
-    """One option for each field of `TrainSettings`."""
-    for item in fields(TrainSettings):
+    """One option for each field of `TrainSettings` and `MachineSettings`; what is not said is not in the result."""
+    for item in (*fields(TrainSettings), *fields(MachineSettings)):
         rules, kind = item.metadata, option_kind(item)
-        flags = [*filter(None, [rules.get("short")]), "--" + item.name.replace("_", "-")]
+        flags = [*filter(None, [rules.get("short")]), option_flag(item.name)]
+        has_default = item.default is not False and item.default not in (None, "")
+        said = f"{rules['help']} (default: {item.default})" if has_default else rules["help"]
+        more = {"help": said, "default": argparse.SUPPRESS}
         if kind is bool:
-            action = argparse.BooleanOptionalAction if item.default else "store_true"
-            verb.add_argument(*flags, action=action, default=item.default, help=rules["help"])
+            verb.add_argument(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", **more)
         else:
-            more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
-            verb.add_argument(*flags, type=kind, default=item.default, help=rules["help"], **more)
+            more |= {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
+            verb.add_argument(*flags, type=kind, **more)
+    said = "experiment folder; default experiments/<model>_<data>/exp<N>"
+    verb.add_argument("--exp-dir", metavar="DIR", help=said, default=argparse.SUPPRESS)
+    said = "go on from checkpoints/last.pth of --exp-dir"
+    verb.add_argument("--resume", action="store_true", help=said, default=argparse.SUPPRESS)
 
 
 def _train(options: dict) -> int:
@@ -164,7 +170,7 @@ def _train(options: dict) -> int:
     from .training.train import train
 
     try:
-        result = train(make_settings(**options))
+        result = train(**options)
     except (Stopped, NonFiniteLoss, LoaderDied, UserError) as error:
         leave_end(error)
         if isinstance(error, UserError):

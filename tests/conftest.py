@@ -32,6 +32,15 @@ TINY = {
 """Settings that train in seconds."""
 
 
+def train_words(*, exp_dir=None, **options) -> list[str]:
+    """The words of a `sgre train` command that say these options of `train`."""
+    from sgre_lib.base.settings import make_machine, make_settings, split_settings
+
+    of_training, of_machine = split_settings(options)
+    words = ["train", *make_settings(**of_training).arguments(), *make_machine(**of_machine).arguments()]
+    return words + (["--exp-dir", str(exp_dir)] if exp_dir else [])
+
+
 def golden(name: str):
     """The arrays of one golden file: computed with the released implementation."""
     return np.load(GOLDEN / f"{name}.npz")

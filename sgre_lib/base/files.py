@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @contextlib.contextmanager
@@ -92,6 +98,16 @@ def write_array(path: str | os.PathLike, array: np.ndarray) -> Path:
     with open_atomic(path, "wb") as file:
         np.save(file, array, allow_pickle=False)
     return Path(path)
+
+
+def read_toml(path: str | os.PathLike, what: str = "file") -> dict[str, Any]:
+    """The content of a TOML file. Raises UserError where there is none or it is not TOML. what: the file, in words."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
 def read_lines(path: str | os.PathLike, what: str) -> list[str]:

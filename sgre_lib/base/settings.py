@@ -1,6 +1,7 @@
-"""Every option of a training run, once: its default, its meaning, its check, and its place in `config.yaml`.
+"""Every option of a training run, once: its default, its meaning and its check.
 
-The command line, the notebooks, the tables and the experiment folder all use these names.
+`TrainSettings` decides the result; `MachineSettings` says what computes it, and changes no number but by rounding. The
+command line, the notebooks, the tables and `config.yaml` (`base/config.py`) all use these names.
 """
 
 from __future__ import annotations
@@ -8,26 +9,63 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError
-from .files import write_text
+from .files import read_toml
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of `TrainSettings`. more: `choices`; `low`/`high` (inclusive) or `above` (exclusive) bounds; `kind`."""
+    """A field of settings. more: `choices`; `low`/`high` (inclusive) or `above` (exclusive) bounds; `kind`; `short`."""
     return field(default=default, metadata={"help": help, **more})
 
 
+Own = TypeVar("Own", bound="Options")
+
+
+class Options:
+    """What both kinds of settings can do."""
+
+    def check(self: Own) -> Own:
+        """These settings, or UserError naming the first option that cannot be."""
+        for item in fields(self):
+            check_value(item, getattr(self, item.name))
+        return self
+
+    def replace(self: Own, **changes: Any) -> Own:
+        """A copy with some settings changed; text such as "9e-05" is read as the number it says. Not checked.
+
+        Raises UserError for an unknown name, with the nearest known one.
+        """
+        known = {item.name: item for item in fields(self)}
+        refuse_unknown(changes, known)
+        return dataclasses.replace(self, **{name: coerce(known[name], value) for name, value in changes.items()})
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not at their default, by name."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default}
+
+    def arguments(self) -> list[str]:
+        """The command-line options that say these settings, leaving out defaults."""
+        words: list[str] = []
+        for name, value in self.changed().items():
+            flag = option_flag(name)
+            if isinstance(value, bool):
+                words.append(flag if value else "--no-" + flag[2:])
+            else:
+                words += [flag, str(value)]
+        return words
+
+
 @dataclass(frozen=True)
-class TrainSettings:
-    """The settings of one training run. Defaults are the published recipe's, except where the text says "ours"."""
+class TrainSettings(Options):
+    """What decides the result of a training run. Defaults are the published recipe's, except where it says "ours"."""
 
     # What is trained
     data: str = option("", "dataset name (data/<name>) or the path of a prepared folder", kind=str)
-    data_root: str | None = option(None, "folder of raw datasets; default SGRE_DATA_ROOT, else data/raw", kind=str)
     model: str = option(
         "mlic", "mlic is SGRE; gap is ours: global average pooling, one linear layer", choices=("mlic", "gap")
     )
@@ -68,7 +106,7 @@ class TrainSettings:
     )
     estop: bool = option(False, "stop after 3 epochs without a better EMA mAP")
     seed: int = option(0, "of initial weights, batch order, augmentation and dropout", low=0)
-    # The machine
+    # How it is computed
     amp: bool = option(False, "mixed precision: bfloat16 where the device has it, else float16 with a kept scaler")
     channels_last: bool = option(False, "channels-last memory order: equal to rounding, convolutions often faster")
     compile: bool = option(False, "compile the model (torch.compile); where that fails it runs as it is and says so")
@@ -77,6 +115,21 @@ class TrainSettings:
         1, "parts of a batch that go through the model one after another, for small cards; same batch, same schedule",
         low=1,
     )  # fmt: skip
+
+    def check(self, *, needs_data: bool = True) -> TrainSettings:
+        """These settings, or UserError naming the first option that cannot be. needs_data: `data` must be given."""
+        super().check()
+        if needs_data and not self.data:
+            raise UserError("--data is missing: a dataset's name or the path of a prepared folder")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
+        return self
+
+
+@dataclass(frozen=True)
+class MachineSettings(Options):
+    """What computes a training run. Any of it may differ when a run is resumed."""
+
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
     processes: int = option(1, "processes to start on this machine, one a GPU", low=1)
     num_workers: int = option(-1, "image loading processes a training process; -1: one a core, at most 8", low=-1)
@@ -85,48 +138,70 @@ class TrainSettings:
         "keep resized images after their first reading, in memory or on disk (in SGRE_CACHE, else ~/.cache/sgre)",
         choices=("none", "memory", "disk"),
     )
-    # The experiment
+    data_root: str | None = option(None, "folder of raw datasets; default SGRE_DATA_ROOT, else data/raw", kind=str)
     save_minutes: float = option(10.0, "minutes between saves within an epoch; each epoch's end saves too", above=0)
     tensorboard: bool = option(False, "also write TensorBoard events into the experiment folder")
-    exp_dir: str | None = option(None, "experiment folder; default experiments/mlic_<data>/exp<N>", kind=str)
-    resume: bool = option(False, "go on from checkpoints/last.pth of --exp-dir")
-
-    def check(self, *, needs_data: bool = True) -> TrainSettings:
-        """These settings, or UserError naming the first option that cannot be. needs_data: `data` must be given."""
-        for item in fields(self):
-            _check_value(item, getattr(self, item.name))
-        if needs_data and not self.data and not self.resume:
-            raise UserError("--data is missing: a dataset's name or the path of a prepared folder")
-        if self.batch_size % self.processes:
-            raise UserError(f"--batch-size {self.batch_size} is not a multiple of --processes {self.processes}")
-        if self.batch_size % (self.processes * self.accumulate):
-            parts = f"--processes {self.processes} x --accumulate {self.accumulate}"
-            raise UserError(f"--batch-size {self.batch_size} is not a multiple of {parts}")
-        if self.resume and not self.exp_dir:
-            raise UserError("--resume needs --exp-dir, the folder to go on with")
-        return self
-
-    def replace(self, **changes: Any) -> TrainSettings:
-        """A copy with some settings changed."""
-        return dataclasses.replace(self, **changes)
-
-    def arguments(self) -> list[str]:
-        """The command-line options that say these settings, leaving out defaults."""
-        words: list[str] = []
-        for item in fields(self):
-            value = getattr(self, item.name)
-            flag = "--" + item.name.replace("_", "-")
-            if value == item.default:
-                continue
-            if isinstance(value, bool):
-                words.append(flag if value else "--no-" + flag[2:])
-            else:
-                words += [flag, str(value)]
-        return words
 
 
-def _check_value(item: dataclasses.Field, value: Any) -> None:
-    rules, flag = item.metadata, "--" + item.name.replace("_", "-")
+def make_settings(*, needs_data: bool = True, **values: Any) -> TrainSettings:
+    """Checked `TrainSettings` from keyword arguments; text such as "9e-05" is read as the number it says.
+
+    Raises UserError for an unknown name (with the nearest known one) and for a value out of its range.
+    """
+    return TrainSettings().replace(**values).check(needs_data=needs_data)
+
+
+def make_machine(**values: Any) -> MachineSettings:
+    """Checked `MachineSettings` from keyword arguments, as `make_settings` does it."""
+    return MachineSettings().replace(**values).check()
+
+
+def read_machine(path: str | os.PathLike) -> MachineSettings:
+    """`MachineSettings` from a TOML file of their names. Raises UserError, naming the file, for what cannot be."""
+    try:
+        return make_machine(**read_toml(Path(path).expanduser(), "machine file"))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def split_settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values that belong to `TrainSettings` and those that belong to `MachineSettings`, by name and of their types.
+
+    Raises UserError for a name of neither, with the nearest known one.
+    """
+    kinds = [{item.name: item for item in fields(kind)} for kind in (TrainSettings, MachineSettings)]
+    refuse_unknown(values, kinds[0] | kinds[1])
+    of_training, of_machine = (
+        {name: coerce(known[name], value) for name, value in values.items() if name in known} for known in kinds
+    )
+    return of_training, of_machine
+
+
+def check_share(settings: TrainSettings, processes: int) -> None:
+    """UserError where a batch does not divide by the processes and the parts that each of them takes."""
+    if settings.batch_size % (processes * settings.accumulate):
+        parts = f"the {processes} processes" + (
+            f" x --accumulate {settings.accumulate}" if settings.accumulate > 1 else ""
+        )
+        raise UserError(f"--batch-size {settings.batch_size} is not a multiple of {parts}")
+
+
+def refuse_unknown(names, known) -> None:
+    """UserError for the first name that is none of the known ones, with the nearest of them."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise UserError(f"unknown setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+
+
+def option_flag(name: str) -> str:
+    """How the command line spells a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def check_value(item: dataclasses.Field, value: Any) -> None:
+    """UserError where a value cannot be that of an option: its type, its choices, its bounds."""
+    rules, flag = item.metadata, option_flag(item.name)
     if value is None and item.default is None:
         return
     kind = option_kind(item)
@@ -156,20 +231,6 @@ def option_kind(item: dataclasses.Field) -> type:
     return item.metadata.get("kind") or type(item.default)
 
 
-def make_settings(*, needs_data: bool = True, **values: Any) -> TrainSettings:
-    """Settings from keyword arguments, checked; text such as "9e-05" is read as the number it says.
-
-    Raises UserError for an unknown name (with the nearest known one) and for a value out of its range.
-    """
-    known = {item.name: item for item in fields(TrainSettings)}
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UserError(f"unknown setting {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
-    settings = TrainSettings(**{name: coerce(known[name], value) for name, value in values.items()})
-    return settings.check(needs_data=needs_data)
-
-
 def coerce(item: dataclasses.Field, value: Any) -> Any:
     """`value` as the option's type where it says one unambiguously, else `value` unchanged for the check to refuse."""
     kind = option_kind(item)
@@ -189,56 +250,3 @@ def coerce(item: dataclasses.Field, value: Any) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return float(value) if kind is float and isinstance(value, int) else value
-
-
-def write_config(path: Path, settings: TrainSettings, **more: Any) -> None:
-    """Write `config.yaml`: every setting, then `more` (derived values, for reading only)."""
-    import yaml
-
-    values = {item.name: getattr(settings, item.name) for item in fields(settings) if item.name != "resume"}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    if more:
-        text += "# derived, for information\n" + yaml.safe_dump({"derived": more}, sort_keys=False, allow_unicode=True)
-    write_text(path, text)
-
-
-RELEASED_NAMES = {"img_size": "image_size", "max_epoch": "epochs", "max_epochs": "epochs", "workers": "num_workers"}
-"""Spellings seen in configurations of the authors' projects, and ours. Anything else unknown is kept aside."""
-
-
-def read_config(path: Path) -> tuple[TrainSettings, dict[str, Any]]:
-    """Settings and left-over entries of a `config.yaml`, ours or one written by the released code.
-
-    Only plain YAML is read: nothing in the file is executed. Numbers written as text (`lr: 9e-05` is text in YAML) are
-    read as numbers. Paths in the file are returned as they stand and are not required to exist.
-    Raises UserError where the file is missing, is not a mapping, or holds a value that cannot be.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {path.parent} is not an experiment folder") from None
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable YAML ({str(error)[:200]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a list of settings")
-    known = {item.name: item for item in fields(TrainSettings)}
-    values, left_over = {}, {}
-    for name, value in content.items():
-        ours = RELEASED_NAMES.get(name, name)
-        if ours in known and isinstance(value, (list, dict, set, tuple, bytes)):
-            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a single value")
-        if ours in known:
-            values[ours] = coerce(known[ours], value)
-        else:
-            left_over[name] = value
-    if not isinstance(values.get("data"), str) or not values["data"]:
-        raise UserError(f"{path} does not say which data it was trained on (data: ...)")
-    settings = TrainSettings(**values)
-    for item in fields(settings):
-        try:
-            _check_value(item, getattr(settings, item.name))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-    return settings, left_over

@@ -41,7 +41,7 @@ def evaluate(
         raise UserError("--topk and --batch-size must be at least 1")
     chosen = choose_device(device)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
-    prepared = open_dataset(settings, data, data_root)
+    prepared = open_dataset(exp_dir, data, data_root)
     if prepared.labels != labels:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
     split = prepared.split("test")

@@ -68,7 +68,7 @@ def localise(
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
     if settings.model == "mlic" and settings.branches == "patch":
         raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
-    prepared = open_dataset(settings, data, data_root)
+    prepared = open_dataset(exp_dir, data, data_root)
     if prepared.labels != labels:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
     boxes = _read_test_boxes(prepared)[:limit]

@@ -62,7 +62,7 @@ def visualize(
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold} is not between 0 and 1")
     model, settings, names = load_experiment(exp_dir, data=data, data_root=data_root)
-    prepared = open_dataset(settings, data, data_root)
+    prepared = open_dataset(exp_dir, data, data_root)
     if prepared.labels != names:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
     asked = [] if labels in ("present", "predicted") else [name.strip() for name in labels.split(",")]

@@ -59,7 +59,7 @@ def build_model(
         from ..datasets.label_embeddings import read_label_embeddings
         from ..datasets.prepared import PreparedDataset
 
-        prepared = PreparedDataset(settings.data, settings.data_root)
+        prepared = PreparedDataset(settings.data)
         label_count = len(prepared.labels)
         if settings.model == "mlic":
             label_embeddings = read_label_embeddings(settings.embed_type, prepared)

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.config import read_config
 from ..base.errors import UserError
 from ..base.files import read_lines
 from ..base.places import working_root
-from ..base.settings import TrainSettings, read_config
+from ..base.settings import TrainSettings
 from ..datasets.label_embeddings import check_label_embeddings, read_label_embeddings
 from ..datasets.prepared import PreparedDataset, prepared_folder
 from .build import PatchModel, build_model
@@ -41,17 +42,15 @@ PREVIOUS = "checkpoints/previous.pth"
 LOG = logging.getLogger("sgre_lib.experiment")
 
 
-def claim_experiment_folder(settings: TrainSettings, data_name: str) -> Path:
-    """Make the folder of a new experiment and return it: `--exp-dir`, or the next free `exp<N>` of this dataset.
+def claim_experiment_folder(exp_dir: Path | None, model: str, data_name: str) -> Path:
+    """Make the folder of an experiment and return it: `exp_dir`, or the next free `exp<N>` of this model and dataset.
 
     Making a folder succeeds for one process only, so two runs that start together get different numbers.
     """
-    if settings.exp_dir:
-        folder = Path(settings.exp_dir).expanduser()
-        check_experiment_folder(settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    parent = working_root() / "experiments" / f"{settings.model}_{data_name}"
+    if exp_dir is not None:
+        exp_dir.mkdir(parents=True, exist_ok=True)
+        return exp_dir
+    parent = working_root() / "experiments" / f"{model}_{data_name}"
     parent.mkdir(parents=True, exist_ok=True)
     taken = [int(p.name[3:]) for p in parent.glob("exp*") if p.name[3:].isdigit()]
     number = max(taken, default=0) + 1
@@ -63,19 +62,22 @@ def claim_experiment_folder(settings: TrainSettings, data_name: str) -> Path:
             number += 1
 
 
-def check_experiment_folder(settings: TrainSettings) -> None:
+def check_experiment_folder(exp_dir: Path | None, resume: bool) -> None:
     """UserError where `--exp-dir` cannot be begun (it holds an experiment) or, with `--resume`, cannot go on."""
-    if not settings.exp_dir:
+    if exp_dir is None:
+        if resume:
+            raise UserError("--resume needs --exp-dir, the folder to go on with")
         return
-    folder = Path(settings.exp_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--exp-dir {folder} is a file")
-    begun = [name for name in (LAST, PREVIOUS, BEST, "history.csv") if (folder / name).exists()]
-    if settings.resume:
-        if not (folder / LAST).exists() and not (folder / PREVIOUS).exists():
-            raise UserError(f"--resume: {folder / LAST} is missing, there is nothing to go on from")
+    if exp_dir.exists() and not exp_dir.is_dir():
+        raise UserError(f"--exp-dir {exp_dir} is a file")
+    begun = [name for name in (LAST, PREVIOUS, BEST, "history.csv") if (exp_dir / name).exists()]
+    if resume:
+        if not (exp_dir / LAST).exists() and not (exp_dir / PREVIOUS).exists():
+            raise UserError(f"--resume: {exp_dir / LAST} is missing, there is nothing to go on from")
     elif begun:
-        raise UserError(f"--exp-dir {folder} already holds an experiment ({begun[0]}): add --resume, or choose another")
+        raise UserError(
+            f"--exp-dir {exp_dir} already holds an experiment ({begun[0]}): add --resume, or choose another"
+        )
 
 
 def latest_experiment(
@@ -91,10 +93,12 @@ def latest_experiment(
     if data is not None:
         wanted = PreparedDataset(data).folder.resolve()
         found = [
-            path for path in found if prepared_folder(read_config(path / "config.yaml")[0].data).resolve() == wanted
+            path
+            for path in found
+            if prepared_folder(read_config(path / "config.yaml").settings.data).resolve() == wanted
         ]
     if keep is not None:
-        found = [path for path in found if keep(read_config(path / "config.yaml")[0])]
+        found = [path for path in found if keep(read_config(path / "config.yaml").settings)]
     if not found:
         wanted = "" if keep is None else " of the kind asked for"
         raise UserError(f"no trained experiment{wanted} under {folder}: run 03_train first, or give exp_dir")
@@ -102,7 +106,7 @@ def latest_experiment(
 
 
 def open_dataset(
-    settings: TrainSettings, data: str | os.PathLike | None = None, data_root: str | os.PathLike | None = None
+    exp_dir: str | os.PathLike, data: str | os.PathLike | None = None, data_root: str | os.PathLike | None = None
 ) -> PreparedDataset:
     """The prepared dataset of an experiment, or `data` instead.
 
@@ -111,9 +115,10 @@ def open_dataset(
     """
     if data is not None:
         return PreparedDataset(data, data_root)
+    stored = read_config(Path(exp_dir).expanduser() / "config.yaml")
     if data_root is None and "SGRE_DATA_ROOT" not in os.environ:
-        data_root = settings.data_root
-    return PreparedDataset(settings.data, data_root)
+        data_root = stored.machine.data_root
+    return PreparedDataset(stored.settings.data, data_root)
 
 
 def load_experiment(
@@ -128,7 +133,7 @@ def load_experiment(
     folder = Path(exp_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"--exp-dir {folder} does not exist")
-    settings, _ = read_config(folder / "config.yaml")
+    settings = read_config(folder / "config.yaml").settings
     source = folder / BEST
     state = read_checkpoint(source)
     if is_released(state):
@@ -142,7 +147,7 @@ def load_experiment(
     if (folder / "label.txt").exists():
         labels = [line.strip() for line in read_lines(folder / "label.txt", "the list of labels")]
     else:
-        prepared = open_dataset(settings, data, data_root)
+        prepared = open_dataset(folder, data, data_root)
         labels = prepared.labels
     label_count = _length(state, "head.object_classifier.bias", 0)
     if label_count not in (None, len(labels)):
@@ -153,7 +158,7 @@ def load_experiment(
         if settings.embed_type == "random" and not (folder / "label_embeddings.npy").exists():
             raise UserError(f"{source} has no label embeddings, but its config.yaml says they were trained")
         if prepared is None and not (folder / "label_embeddings.npy").exists():
-            prepared = open_dataset(settings, data, data_root)
+            prepared = open_dataset(folder, data, data_root)
         embed_dim = _length(state, "head.inter_modal.project_labels.weight", 1)
         embeddings = _find_label_embeddings(folder, settings.embed_type, prepared, (len(labels), embed_dim))
     model = build_model(settings, pretrained=False, label_embeddings=embeddings, label_count=len(labels))

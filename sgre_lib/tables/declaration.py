@@ -57,7 +57,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.files import fingerprint
-from ..base.settings import TrainSettings, make_settings
+from ..base.settings import MachineSettings, TrainSettings, make_settings
 from ..evaluation.intervals import COLUMNS
 
 if sys.version_info >= (3, 11):
@@ -81,9 +81,6 @@ STAND_IN = {
     "cost": "At mini scale: few steps of small batches, on a small machine.",
 }
 """What the report of a table says first at mini scale, by kind."""
-
-RUN_SETTINGS = ("exp_dir", "resume", "device", "processes", "num_workers", "cache", "data_root")
-"""Settings that a row may not fix: they belong to the machine that runs it."""
 
 COST_PARAMETERS = {"label_count": 80, "embedding_size": 768, "steps": 5}
 """What a cost row says besides settings: labels, width of their text vectors, timed steps; with defaults."""
@@ -329,7 +326,7 @@ def _check_number(value: Any, name: str, where: str) -> Any:
 
 def _check_parameters(parameters: dict, kind: str, where: str) -> dict[str, Any]:
     """The parameters of a row as numbers, texts and truths, or UserError."""
-    for name in RUN_SETTINGS:
+    for name in (*vars(MachineSettings()), "exp_dir", "resume"):
         if name in parameters:
             raise UserError(f"{where}: {name} belongs to the machine, not to a table")
     more = {name: parameters[name] for name in COST_PARAMETERS if kind == "cost" and name in parameters}

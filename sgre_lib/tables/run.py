@@ -38,7 +38,7 @@ from ..base.provenance import code_version, package_versions
 from ..base.settings import TrainSettings
 from ..evaluation.intervals import COLUMNS, resample_metrics
 from ..evaluation.result_files import read_scores
-from .declaration import COST_PARAMETERS, RUN_SETTINGS, Run
+from .declaration import COST_PARAMETERS, Run
 from .formats import COST_COLUMNS
 from .judge import RunResult
 from .notebooks import NotebookFailed, notebook_parameters, run_notebook
@@ -234,7 +234,7 @@ def split_parameters(parameters: dict[str, Any], notebook: str = TRAIN) -> dict[
     """
     known = notebook_parameters(notebook)
     values = vars(TrainSettings()) | COST_PARAMETERS | parameters
-    own = {name: values[name] for name in known if name in values and name not in RUN_SETTINGS}
+    own = {name: values[name] for name in known if name in values}
     return own | {"more_settings": {name: value for name, value in parameters.items() if name not in known}}
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..base.config import write_config
 from ..base.files import write_array, write_text
 from ..base.provenance import code_version, package_versions
-from ..base.settings import write_config
 from ..model.build import count_parameters
 
 LOG = logging.getLogger("sgre_lib.training")
 
 
-def write_description(folder, settings, prepared, embeddings, model, processes) -> None:
+def write_description(folder, settings, machine, prepared, embeddings, model, processes) -> None:
     """config.yaml, label.txt and label_embeddings.npy, and the same once for the person watching."""
     counts = count_parameters(model)
     train_images = len(prepared.read_list("train")[0])
@@ -35,15 +35,14 @@ def write_description(folder, settings, prepared, embeddings, model, processes) 
         "code_version": code_version(),
         "versions": package_versions(),
     }
-    stored = settings.replace(data=str(settings.data), exp_dir=None)
-    write_config(folder / "config.yaml", stored, **derived)
+    write_config(folder / "config.yaml", settings, machine, **derived)
     write_text(folder / "label.txt", "".join(f"{label}\n" for label in prepared.labels))
     if embeddings is not None:
         write_array(folder / "label_embeddings.npy", embeddings)
     LOG.info("experiment %s", folder)
     if model.patches.prefix_tokens and model.patches.rm_cls and not settings.rm_cls:
         LOG.info("--pos: the class token of %s is removed, the position map has no place for it", settings.arch)
-    LOG.info("settings %s", " ".join(settings.replace(resume=False, exp_dir=None).arguments()))
+    LOG.info("settings %s", " ".join([*settings.arguments(), *machine.arguments()]))
     LOG.info(
         "%d training and %d test images, %d labels; %d steps an epoch of %d images; %.2f M parameters; grid %dx%d; %s",
         derived["train_images"], derived["test_images"], derived["labels"], derived["steps_an_epoch"],

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..base.errors import NonFiniteLoss, Stopped, UserError
-from ..base.settings import TrainSettings
+from ..base.settings import MachineSettings, TrainSettings
 from ..datasets.prepared import Split
 from ..evaluation.metrics import average_precision
 from ..evaluation.scoring import score_images
@@ -57,15 +57,18 @@ class Trainer:
     def __init__(
         self,
         settings: TrainSettings,
+        machine: MachineSettings,
         model: PatchModel,
         splits: dict[str, Split],
         folder: Path,
         processes: Processes,
         *,
+        resume: bool = False,
         progress: bool = True,
         on_epoch: Callable[[list[dict[str, float]]], object] | None = None,
     ):
-        self.settings, self.folder, self.processes, self.progress = settings, folder, processes, progress
+        self.settings, self.machine, self.folder, self.processes = settings, machine, folder, processes
+        self.resume, self.progress = resume, progress
         self.device, self.on_epoch = processes.device, on_epoch
         if processes.world > 1 and self.device.type == "cuda":
             # timm's converter: torch's own drops the activation that timm's BatchNormAct2d carries.
@@ -81,8 +84,8 @@ class Trainer:
         self.loss = make_loss(settings)
         self.optimizer = make_optimizer(self.model, settings)
 
-        workers = worker_count(settings.num_workers, processes.world)
-        kept = {name: open_cache(settings.cache, part.paths, settings.image_size) for name, part in splits.items()}
+        workers = worker_count(machine.num_workers, processes.world)
+        kept = {name: open_cache(machine.cache, part.paths, settings.image_size) for name, part in splits.items()}
         dataset = PhotoDataset(splits["train"], make_transform(settings, training=True), settings.seed, kept["train"])
         self.batches = TrainingBatches(
             len(dataset), settings.batch_size, settings.seed, processes.rank, processes.world
@@ -197,12 +200,12 @@ class Trainer:
 
     def fit(self) -> list[dict[str, float]]:
         """Train from where the state is to the last epoch, and return the history."""
-        if self.settings.resume:
+        if self.resume:
             self.restore(self.read_last())
             self.log("resumed at epoch %d, batch %d", self.epoch, self.batch)
         else:
             self.save()  # killed in its first epoch, the run can still go on
-        if self.settings.tensorboard and self.processes.is_main:
+        if self.machine.tensorboard and self.processes.is_main:
             self.events = Events(self.folder, self.steps_done)
         try:
             with self._stop_signals():
@@ -258,7 +261,7 @@ class Trainer:
         if self.stop_asked:
             return STOP
         # Process 0's clock alone decides, so that the processes agree.
-        due = self.processes.is_main and time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
+        due = self.processes.is_main and time.monotonic() - self.saved_at > 60 * self.machine.save_minutes
         return SAVE if due else GO
 
     def step(self, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..base.config import read_config
 from ..base.errors import UserError
-from ..base.settings import TrainSettings, read_config
+from ..base.settings import MachineSettings, TrainSettings, option_flag
 from ..datasets.prepared import PreparedDataset
-from ..model.experiment import check_experiment_folder
 
 
-def resumed_settings(asked: TrainSettings) -> TrainSettings:
+def resumed_settings(
+    folder: Path, asked: Mapping[str, Any], asked_machine: Mapping[str, Any]
+) -> tuple[TrainSettings, MachineSettings]:
     """The settings of the experiment to go on with; where the caller asks for another result, UserError.
 
-    Only what does not belong to the result may differ: device, processes, num_workers, cache, data_root, tensorboard,
-    save_minutes.
+    asked, asked_machine: what the caller says, by name. A setting that is left out is not asked for: `--resume --exp-dir
+    DIR` alone goes on. Of the machine anything may differ.
     """
-    check_experiment_folder(asked)
-    stored, _ = read_config(Path(asked.exp_dir).expanduser() / "config.yaml")
-    free = {
-        "device",
-        "processes",
-        "num_workers",
-        "cache",
-        "data_root",
-        "tensorboard",
-        "save_minutes",
-        "exp_dir",
-        "resume",
-    }
-    defaults = TrainSettings()
-    for name in vars(asked):
-        wanted, kept = getattr(asked, name), getattr(stored, name)
-        # A setting left at its default was not asked for: `--resume --exp-dir DIR` alone goes on.
-        if name not in free and wanted not in (kept, getattr(defaults, name)):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"--resume: {flag} {wanted} differs from {kept} in {asked.exp_dir}/config.yaml")
-    changed = {name: getattr(asked, name) for name in free if getattr(asked, name) != getattr(defaults, name)}
-    return stored.replace(**changed).check()
+    stored, machine, _ = read_config(folder / "config.yaml")
+    for name, wanted in asked.items():
+        kept = getattr(stored, name)
+        if wanted != kept:
+            raise UserError(f"--resume: {option_flag(name)} {wanted} differs from {kept} in {folder / 'config.yaml'}")
+    return stored, machine.replace(**asked_machine)
 
 
 def check_resumed_data(folder: Path, prepared: PreparedDataset, embeddings: np.ndarray | None) -> None:
     """UserError where the prepared dataset or its label embeddings changed since the experiment in `folder` began."""
-    _, more = read_config(folder / "config.yaml")
+    more = read_config(folder / "config.yaml").more
     then = (more.get("derived") or {}).get("data_fingerprint")
     if then not in (None, prepared.fingerprint()):
         raise UserError(f"--resume: the lists in {prepared.folder} have changed since {folder} was begun")

@@ -22,7 +22,7 @@ from ..base.device import choose_device
 from ..base.errors import Stopped, UserError
 from ..base.files import folder_lock
 from ..base.places import find_file
-from ..base.settings import TrainSettings, make_settings
+from ..base.settings import MachineSettings, TrainSettings, check_share, split_settings
 from ..datasets.label_embeddings import read_label_embeddings
 from ..datasets.prepared import PreparedDataset
 from ..images.cache import check_cache_room
@@ -53,81 +53,94 @@ class TrainResult:
 
 def train(
     settings: TrainSettings | None = None,
+    machine: MachineSettings | None = None,
     *,
+    exp_dir: str | os.PathLike | None = None,
+    resume: bool = False,
     progress: bool = True,
     on_epoch: Callable[[list[dict[str, float]]], object] | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a model and return its experiment folder and history.
 
-    options: the fields of `TrainSettings` by name (`data` is needed); or give `settings` whole. With `processes` above 1
-    the processes are started from here, in a notebook as in a shell; under `torchrun` this process is one of them, and
-    goes on from the last checkpoint by itself when torchrun has restarted it. on_epoch: called with the history after
-    every epoch, for a live curve.
+    options: fields of `TrainSettings` and `MachineSettings` by name (`data` is needed), over those given whole. exp_dir:
+    the experiment folder; default the next free experiments/<model>_<data>/exp<N>. resume: go on from its last
+    checkpoint, with its settings. With `processes` above 1 the processes are started from here, in a notebook as in a
+    shell; under `torchrun` this process is one of them, and goes on from the last checkpoint by itself when torchrun has
+    restarted it. on_epoch: called with the history after every epoch, for a live curve.
     Raises UserError, before anything is written, for what can be known before the run starts; NonFiniteLoss where the
     loss stops being a number; Stopped, after saving, on Ctrl-C or SIGTERM.
     """
-    settings = make_settings(**options) if settings is None else settings.replace(**options).check()
-    settings = _restarted(settings)
-    if settings.resume:
-        settings = resumed_settings(settings)
-    check_experiment_folder(settings)
+    folder = None if exp_dir is None else Path(exp_dir).expanduser()
+    resume = resume or _is_restarted(folder)
+    check_experiment_folder(folder, resume)
+    of_training, of_machine = split_settings(options)
+    asked = (settings.changed() if settings else {}) | of_training
+    asked_machine = (machine.changed() if machine else {}) | of_machine
+    if resume:
+        settings, machine = resumed_settings(folder, asked, asked_machine)
+    else:
+        settings, machine = TrainSettings(**asked), MachineSettings(**asked_machine)
+    settings, machine = settings.check(), machine.check()
+    check_share(settings, machine.processes)
     if settings.backbone_weights and not find_file(settings.backbone_weights).is_file():
         raise UserError(f"--backbone-weights {settings.backbone_weights} is not a file")
-    if settings.tensorboard:
+    if machine.tensorboard:
         check_tensorboard()
-    prepared = PreparedDataset(settings.data, settings.data_root)
+    prepared = PreparedDataset(settings.data, machine.data_root)
     embeddings = read_label_embeddings(settings.embed_type, prepared) if settings.model == "mlic" else None
     splits = {name: prepared.split(name) for name in ("train", "test")}
-    local_processes = max(settings.processes, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    check_cache_room(settings.cache, [split.paths for split in splits.values()], settings.image_size, local_processes)
-    if settings.resume:
-        check_resumed_data(Path(settings.exp_dir).expanduser(), prepared, embeddings)
-    device = choose_device(settings.device)
-    if settings.processes > 1 and not started_by_torchrun():
-        if device.type == "cuda" and (":" in settings.device or settings.processes > torch.cuda.device_count()):
+    local_processes = max(machine.processes, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    check_cache_room(machine.cache, [split.paths for split in splits.values()], settings.image_size, local_processes)
+    if resume:
+        check_resumed_data(folder, prepared, embeddings)
+    device = choose_device(machine.device)
+    if machine.processes > 1 and not started_by_torchrun():
+        if device.type == "cuda" and (":" in machine.device or machine.processes > torch.cuda.device_count()):
             raise UserError(
-                f"--processes {settings.processes} needs a CUDA device each: there are {torch.cuda.device_count()}, and "
-                f"--device {settings.device} must not name one"
+                f"--processes {machine.processes} needs a CUDA device each: there are {torch.cuda.device_count()}, and "
+                f"--device {machine.device} must not name one"
             )
-        _build(settings, prepared, embeddings)  # what cannot be built is refused here, before a folder is claimed
-        folder = claim_experiment_folder(settings, prepared.name)
+        _build(settings, resume, prepared, embeddings)  # what cannot be built is refused before a folder is claimed
+        folder = claim_experiment_folder(folder, settings.model, prepared.name)
+        words = [*settings.arguments(), *machine.arguments(), "--exp-dir", str(folder)]
         try:
             with _following(folder, on_epoch):
-                launch(["train", *settings.replace(exp_dir=str(folder), processes=1).arguments()], settings.processes)
+                launch(["train", *words, *(["--resume"] if resume else [])], machine.processes)
         except ProcessDied as error:
             raise Stopped(f"{error}; --resume --exp-dir {folder} goes on") from None
         return TrainResult(folder, read_history(folder))
-    processes = join_processes(settings.device)
+    processes = join_processes(machine.device)
     try:
-        if settings.batch_size % processes.world:
-            raise UserError(f"--batch-size {settings.batch_size} is not a multiple of the {processes.world} processes")
+        check_share(settings, processes.world)
         torch.manual_seed(settings.seed)
-        model = _build(settings, prepared, embeddings)
+        model = _build(settings, resume, prepared, embeddings)
         # Every process has drawn the same initial weights; from here on their dropout differs.
         torch.manual_seed(settings.seed + 1000 * processes.rank)
-        folder = processes.broadcast(claim_experiment_folder(settings, prepared.name) if processes.is_main else None)
+        claimed = claim_experiment_folder(folder, settings.model, prepared.name) if processes.is_main else None
+        folder = processes.broadcast(claimed)
         with contextlib.ExitStack() as stack:
             if processes.is_main:
                 stack.enter_context(folder_lock(folder, "training"))
                 stack.enter_context(log_to(folder / "train.log"))
-                write_description(folder, settings, prepared, embeddings, model, processes)
+                write_description(folder, settings, machine, prepared, embeddings, model, processes)
             stack.enter_context(_chosen_algorithms(settings.deterministic))
-            progress = progress and processes.is_main
-            trainer = Trainer(settings, model, splits, folder, processes, progress=progress, on_epoch=on_epoch)
+            trainer = Trainer(
+                settings, machine, model, splits, folder, processes, resume=resume,
+                progress=progress and processes.is_main, on_epoch=on_epoch,
+            )  # fmt: skip
             return TrainResult(folder, trainer.fit())
     finally:
         processes.close()
 
 
-def _restarted(settings: TrainSettings) -> TrainSettings:
-    """The settings, with `resume` where torchrun has started this process anew after another one's death."""
-    if settings.resume or not started_by_torchrun() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return settings
-    if not settings.exp_dir:
+def _is_restarted(folder: Path | None) -> bool:
+    """Whether torchrun has started this process anew after another one's death, and something was saved before."""
+    if not started_by_torchrun() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    if folder is None:
         raise UserError("torchrun --max-restarts needs --exp-dir: a restarted run must find its folder again")
-    folder = Path(settings.exp_dir).expanduser()
-    return settings.replace(resume=any((folder / name).exists() for name in (LAST, PREVIOUS)))
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
 @contextlib.contextmanager
@@ -172,7 +185,9 @@ def _chosen_algorithms(deterministic: bool):
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _build(settings: TrainSettings, prepared: PreparedDataset, embeddings: np.ndarray | None) -> PatchModel:
+def _build(
+    settings: TrainSettings, resume: bool, prepared: PreparedDataset, embeddings: np.ndarray | None
+) -> PatchModel:
     # A resumed run's weights come from its checkpoint.
-    pretrained = False if settings.resume else None
+    pretrained = False if resume else None
     return build_model(settings, pretrained, label_embeddings=embeddings, label_count=len(prepared.labels))

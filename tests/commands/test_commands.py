@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import TINY, run_sgre
+from conftest import TINY, run_sgre, train_words
 
-from sgre_lib.base.settings import TrainSettings, make_settings
+from sgre_lib.base.settings import MachineSettings, TrainSettings, make_machine, make_settings, split_settings
 from sgre_lib.commands import main, make_parser
 
 
@@ -16,19 +16,26 @@ def run(arguments, capsys) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
+def without(options: dict, *names: str) -> dict:
+    return {name: value for name, value in options.items() if name not in names}
+
+
 def test_the_published_command_parses():
     words = "train --model mlic --arch resnet101 --data voc2007 --loss asl --batch-size 128 --lr 0.00009 --lamda 0.1"
     options = vars(make_parser().parse_args([*words.split(), "--ema-decay", "0.9983", "--pos", "-twd", "--rm-cls"]))
-    settings = make_settings(**{name: value for name, value in options.items() if name != "verb"})
+    settings = make_settings(**split_settings(without(options, "verb"))[0])
     assert (settings.lr, settings.ema_decay, settings.pos) == (9e-5, 0.9983, True)
     assert (settings.true_weight_decay, settings.rm_cls) == (True, True)
     assert (settings.epochs, settings.image_size, settings.seed, settings.embed_type) == (60, 448, 0, "bert")
 
 
 def test_settings_survive_the_command_line():
-    settings = make_settings(data="x", lr=3e-4, pos=True, pretrained=False, output_stride=16, num_workers=0)
-    options = vars(make_parser().parse_args(["train", *settings.arguments()]))
-    assert make_settings(**{k: v for k, v in options.items() if k != "verb"}) == settings
+    settings = make_settings(data="x", lr=3e-4, pos=True, pretrained=False, output_stride=16)
+    machine = make_machine(num_workers=0, tensorboard=True)
+    options = vars(make_parser().parse_args(["train", *settings.arguments(), *machine.arguments()]))
+    of_training, of_machine = split_settings(without(options, "verb"))
+    assert make_settings(**of_training) == settings
+    assert make_machine(**of_machine) == machine
 
 
 @pytest.mark.parametrize(
@@ -63,14 +70,14 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys, tmp_path
 
 def test_mistakes_known_only_with_the_data_leave_nothing_behind(small_mini, tmp_path, capsys):
     exp_dir = tmp_path / "exp"
-    tiny = make_settings(data=str(small_mini), **TINY).arguments()
+    tiny = train_words(data=str(small_mini), **TINY)
     for more, message in (
         (["--embed-type", "bert"], "bert.npy are missing"),
         (["--embed-type", "random", "--arch", "no_such_net"], "--arch no_such_net"),
         (["--embed-type", "random", "--num-heads", "7"], "--num-heads 7 does not divide"),
         (["--embed-type", "random", "--device", "cuda:99"], "cuda"),
     ):
-        status, errors = run(["train", *tiny, *more, "--exp-dir", exp_dir], capsys)
+        status, errors = run([*tiny, *more, "--exp-dir", exp_dir], capsys)
         assert status == 2
         assert message in errors.strip().splitlines()[-1]
         assert not exp_dir.exists()
@@ -87,8 +94,8 @@ def test_whole_way_from_the_shell(data_root, tmp_path):
     assert "fingerprint" in sgre("prepare", "--data", "mini", "--data-root", data_root)
     sgre("embed", "--data", "mini", "--embed-type", "random")
     assert np.load(tmp_path / "data/mini/random.npy").shape == (16, 768)
-    tiny = make_settings(data="mini", embed_type="minilm", **TINY).arguments()
-    folder = sgre("train", *tiny, "--data-root", data_root).strip().splitlines()[-1]
+    tiny = train_words(data="mini", embed_type="minilm", **TINY)
+    folder = sgre(*tiny, "--data-root", data_root).strip().splitlines()[-1]
     assert folder.endswith("experiments/mlic_mini/exp1")
     assert "mAP" in sgre("evaluate", "--exp-dir", folder)
     assert sgre("visualize", "--exp-dir", folder, "--limit", "2").count("visualization") == 2
@@ -99,4 +106,4 @@ def test_help_says_every_default():
     for name in ("--lamda", "--ema-decay", "--image-size", "--orid-norm", "-twd"):
         assert name in text
     assert "default: 0.9997" in text
-    assert all("--" + name.replace("_", "-") in text for name in vars(TrainSettings()))
+    assert all("--" + name.replace("_", "-") in text for name in vars(TrainSettings()) | vars(MachineSettings()))

@@ -331,9 +331,9 @@ def test_class_activation_maps_of_the_baseline(copy, small_mini):
 
 def _write_weights(folder) -> None:
     """Replace the weights of an experiment by untrained ones of the model that its settings now describe."""
-    from sgre_lib.base.settings import read_config
+    from sgre_lib.base.config import read_config
 
-    model = build_model(read_config(folder / "config.yaml")[0], pretrained=False, label_count=16)
+    model = build_model(read_config(folder / "config.yaml").settings, pretrained=False, label_count=16)
     write_checkpoint(folder / BEST, model.state_dict())
 
 

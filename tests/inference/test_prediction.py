@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from sgre_lib import PreparedDataset, UserError, build_model, export_released, load_experiment, predict
-from sgre_lib.base.settings import read_config
+from sgre_lib.base.config import read_config
 from sgre_lib.commands import main
 from sgre_lib.inference.predict import HEATMAP_LABELS, draw_prediction, find_photos, format_predictions
 
@@ -257,7 +257,7 @@ def test_heatmaps_need_a_model_that_aligns(experiment, photos, tmp_path):
     (copy / "config.yaml").write_text(text.replace("branches: both", "branches: patch"))
     checkpoint = copy / "checkpoints" / "best_ema_model.pth"
     torch.manual_seed(0)
-    model = build_model(read_config(copy / "config.yaml")[0], pretrained=False, label_count=16)
+    model = build_model(read_config(copy / "config.yaml").settings, pretrained=False, label_count=16)
     torch.save(model.state_dict(), checkpoint)
     assert len(predict(photos, copy, progress=False)) == 3
     with pytest.raises(UserError, match="branches: patch"):

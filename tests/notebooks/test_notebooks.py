@@ -49,7 +49,7 @@ def test_every_notebook_is_introduced():
 
 def test_the_training_notebook_takes_every_setting():
     names = set(vars(TrainSettings()))
-    own = set(notebook_parameters("03_train")) - {"more_settings"}
+    own = set(notebook_parameters("03_train")) - {"more_settings", "machine", "exp_dir", "resume"}
     assert own <= names
     split = split_parameters({"lr": 0.1, "tau": 0.5})
     assert (split["lr"], split["more_settings"]) == (0.1, {"tau": 0.5})
@@ -80,7 +80,8 @@ def test_train_evaluate_visualize(small_mini, tmp_path):
     exp_dir = str(tmp_path / "exp")
     parameters = {
         "data": str(small_mini), "epochs": 1, "batch_size": 8, "exp_dir": exp_dir,
-        "backbone_weights": str(small_mini / "test_resnet.pth"), "more_settings": {"num_workers": 0, "tau": 0.9}, **SMALL,
+        "backbone_weights": str(small_mini / "test_resnet.pth"), **SMALL, "machine": {"num_workers": 0},
+        "more_settings": {"tau": 0.9},
     }  # fmt: skip
     run("03_train", parameters, tmp_path)
     assert (tmp_path / "exp" / "history.png").exists()

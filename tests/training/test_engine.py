@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 import updates
-from conftest import ROOT, TINY, run_sgre
+from conftest import ROOT, TINY, run_sgre, train_words
 
-from sgre_lib import UserError, make_settings, read_history, train
+from sgre_lib import UserError, read_history, train
 from sgre_lib.base.errors import LoaderDied, Stopped
 from sgre_lib.model.attention import InterModalAttention
 from sgre_lib.model.checkpoints import read_checkpoint
@@ -52,9 +52,9 @@ def whole(small_mini, tmp_path_factory):
 
 def start(small_mini, folder: Path, *, command=("-m", "sgre_lib"), **changes) -> subprocess.Popen:
     """`sgre train` in the background, in a process group of its own."""
-    settings = make_settings(**options(small_mini, exp_dir=str(folder), **changes))
+    words = train_words(**options(small_mini, exp_dir=str(folder), **changes))
     return subprocess.Popen(
-        [sys.executable, *command, "train", *settings.arguments()], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, *command, *words], env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -259,17 +259,17 @@ def test_parts_of_a_batch_keep_the_schedule(whole, small_mini, tmp_path):
     parts = train(**options(small_mini, exp_dir=str(tmp_path / "exp"), accumulate=4), progress=False)
     assert [row["lr"] for row in parts.history] == [row["lr"] for row in whole.history]
     with pytest.raises(UserError, match="--accumulate 3"):
-        make_settings(**options(small_mini, accumulate=3))
+        train(**options(small_mini, accumulate=3), progress=False)
 
 
 def test_without_a_compiler_the_model_runs_as_it_is_and_says_so_once(whole, small_mini, tmp_path):
     folder = tmp_path / "exp"
-    settings = make_settings(**options(small_mini, exp_dir=str(folder), compile=True))
+    words = train_words(**options(small_mini, exp_dir=str(folder), compile=True))
     environment = {
         "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }  # fmt: skip
-    done = run_sgre("train", *settings.arguments(), env=environment)
+    done = run_sgre(*words, env=environment)
     assert done.returncode == 0, done.stderr
     assert (folder / "train.log").read_text().count("--compile is not possible here") == 1
     assert rows(read_history(folder)) == rows(whole.history)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY, run_sgre
+from conftest import ROOT, TINY, run_sgre, train_words
 
-from sgre_lib import TrainSettings, UserError, build_model, load_experiment, make_settings, read_history, train
+from sgre_lib import TrainSettings, UserError, build_model, load_experiment, read_history, train
 from sgre_lib.images.sampler import TrainingBatches
 from sgre_lib.model.checkpoints import read_checkpoint
 from sgre_lib.training.history import HISTORY_COLUMNS
@@ -88,8 +88,8 @@ def test_resume_is_bit_identical(small_mini, tmp_path, monkeypatch, after):
 
 
 def test_sigterm_saves_and_resume_goes_on(small_mini, tmp_path):
-    settings = make_settings(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=500))
-    command = [sys.executable, "-m", "sgre_lib", "train", *settings.arguments()]
+    words = train_words(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=500))
+    command = [sys.executable, "-m", "sgre_lib", *words]
     child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
     history = tmp_path / "exp" / "history.csv"
     for _ in range(600):
@@ -116,7 +116,8 @@ def test_resume_needs_nothing_but_the_folder(small_mini, data_root, tmp_path):
     done = run_sgre("train", "--resume", "--exp-dir", exp_dir)
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load((exp_dir / "config.yaml").read_text())
-    assert (config["data_root"], config["device"], config["num_workers"]) == (str(data_root), "cpu", 0)
+    machine = config["machine"]
+    assert (machine["data_root"], machine["device"], machine["num_workers"]) == (str(data_root), "cpu", 0)
 
 
 def test_resume_notices_changed_data(small_mini, data_root, tmp_path):
@@ -131,8 +132,8 @@ def test_resume_notices_changed_data(small_mini, data_root, tmp_path):
 
 def test_a_signal_to_the_whole_group_lets_the_trainer_save(small_mini, tmp_path):
     """Terminals and launchers signal the loading processes too; the trainer must not die of their death."""
-    settings = make_settings(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=500, num_workers=1))
-    command = [sys.executable, "-m", "sgre_lib", "train", *settings.arguments()]
+    words = train_words(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=500, num_workers=1))
+    command = [sys.executable, "-m", "sgre_lib", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     for _ in range(600):
@@ -148,10 +149,10 @@ def test_a_signal_to_the_whole_group_lets_the_trainer_save(small_mini, tmp_path)
 def test_resume_right_after_a_kill(small_mini, tmp_path):
     """SIGKILL leaves no time to clean up: loaders linger, but neither they nor a lock keep the next run out."""
     # From the shell too: this process may compute with another number of threads, and then in another order.
-    whole = make_settings(**options(small_mini, exp_dir=str(tmp_path / "whole"), epochs=4))
-    assert run_sgre("train", *whole.arguments()).returncode == 0
-    settings = make_settings(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=4, num_workers=1))
-    command = [sys.executable, "-m", "sgre_lib", "train", *settings.arguments()]
+    whole = train_words(**options(small_mini, exp_dir=str(tmp_path / "whole"), epochs=4))
+    assert run_sgre(*whole).returncode == 0
+    words = train_words(**options(small_mini, exp_dir=str(tmp_path / "exp"), epochs=4, num_workers=1))
+    command = [sys.executable, "-m", "sgre_lib", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
@@ -186,8 +187,8 @@ def train_with_a_broken_photo(small_mini, data_root, tmp_path, **changes) -> sub
     (copy / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     with open(copy / "train.txt", "a") as file:
         file.write("broken.jpg\tsun\n")
-    settings = make_settings(**options(copy, data_root=str(data_root), exp_dir=str(tmp_path / "exp"), **changes))
-    return run_sgre("train", *settings.arguments())
+    words = train_words(**options(copy, data_root=str(data_root), exp_dir=str(tmp_path / "exp"), **changes))
+    return run_sgre(*words)
 
 
 def test_a_mistake_found_by_one_of_several_processes_is_one_line(small_mini, data_root, tmp_path):
@@ -247,7 +248,7 @@ def test_schedule_of_any_length(steps):
 
 
 def test_true_weight_decay_exempts_vectors(small_mini):
-    model = build_model(make_settings(**options(small_mini)), label_count=16)
+    model = build_model({"arch": "test_resnet", "pretrained": False, "image_size": 64}, label_count=16)
     plain = make_optimizer(model, TrainSettings())
     assert [group["weight_decay"] for group in plain.param_groups] == [1e-4]
     exempt = make_optimizer(model, TrainSettings(true_weight_decay=True))

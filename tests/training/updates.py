@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from conftest import TINY
 
-from sgre_lib import PreparedDataset, build_model, make_settings
+from sgre_lib import PreparedDataset, build_model, make_machine, make_settings
+from sgre_lib.base.settings import split_settings
 from sgre_lib.training.loop import Trainer
 from sgre_lib.training.processes import join_processes
 
@@ -30,12 +31,13 @@ class Probe(Trainer):
 
 
 def make_trainer(folder: Path, data: str, parts: int, processes) -> Probe:
-    settings = make_settings(**TINY, data=data, embed_type="random", pos=True, accumulate=parts)
+    of_training, of_machine = split_settings(TINY)
+    settings = make_settings(**of_training, data=data, embed_type="random", pos=True, accumulate=parts)
     torch.manual_seed(0)
     model = build_model(settings, label_count=16).double()
     prepared = PreparedDataset(data)
     splits = {name: prepared.split(name) for name in ("train", "test")}
-    trainer = Probe(settings, model, splits, folder, processes, progress=False)
+    trainer = Probe(settings, make_machine(**of_machine), model, splits, folder, processes, progress=False)
     trainer.parallel.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
