@@ -42,15 +42,9 @@ def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit
     splits = {}
     for split, folder in SPLIT_FOLDERS.items():
         rows = read_image_labels(files[split], categories[split], with_boxes=split == "test", progress=progress)
-        result = RawSplit([], [], missing=[], boxes=[] if split == "test" else None)
+        result = RawSplit(boxes=[] if split == "test" else None)
         for file_name, labels, boxes in tqdm(rows, desc=f"MSCOCO {folder} photos", unit="image", disable=not progress):
-            image = f"MSCOCO/{folder}/{file_name}"
-            if not os.path.exists(root / image):
-                result.missing.append(image)
-                continue
-            result.names.append(image)
-            result.labels.append(labels)
-            if result.boxes is not None:
+            if result.add(root, f"MSCOCO/{folder}/{file_name}", labels) and result.boxes is not None:
                 result.boxes.append(boxes)
         splits[split] = result
     return list(categories["train"].values()), splits["train"], splits["test"]
@@ -107,9 +101,8 @@ def read_image_labels(
             image_id, category_id = annotation["image_id"], annotation["category_id"]
             known = image_id in file_names, category_id in order
         except (KeyError, TypeError):
-            raise UserError(
-                f"{path}: annotation {number} has no image_id or no category_id: it is not a COCO instances file"
-            ) from None
+            lacks = "has no image_id or no category_id: it is not a COCO instances file"
+            raise UserError(f"{path}: annotation {number} {lacks}") from None
         if not all(known):
             unknown = f"category {category_id}" if known[0] else f"image {image_id}"
             raise UserError(f"{path}: annotation {number} is of {unknown}, which the file does not have")
@@ -138,17 +131,9 @@ def stream_json(path: Path, prefix: str, *, progress: bool = True) -> Iterator[A
     Keys of one file may stand in any order, so each prefix is a pass of its own. Measured on 160 MB of annotations: a
     pass takes 3 s and 12 MB, `json.load` 9 s and 1,100 MB.
     """
+    look = {"desc": f"{path.name} {prefix}", "unit": "B", "unit_scale": True, "disable": not progress}
     try:
-        with (
-            open(path, "rb") as file,
-            tqdm(
-                total=os.path.getsize(path),
-                desc=f"{path.name} {prefix}",
-                unit="B",
-                unit_scale=True,
-                disable=not progress,
-            ) as bar,
-        ):
+        with open(path, "rb") as file, tqdm(total=os.path.getsize(path), **look) as bar:
             yield from ijson.items(_CountedReader(file, bar), prefix, use_float=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None

@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.files import read_lines
-from .prepared import SPLITS, PreparedDataset
+from .prepared import SPLITS, PreparedDataset, read_array
 
 EXPECTED_COUNTS = {
     "voc2007": (20, 5_011, 4_952),
@@ -31,8 +31,6 @@ EXPECTED_COUNTS = {
 SEVERITIES = ("error", "warning", "note")
 
 THREADS = 8  # decoding and hashing leave the interpreter's lock, and reading waits for the disk
-
-AT_ONCE = 512  # images handed to the threads at a time: keeps the queue of a million images small
 
 
 def count_deviation(source: str, labels: int, train: int, test: int) -> str | None:
@@ -101,6 +99,7 @@ class Inspection:
 class Row(NamedTuple):
     """One image of a list. place: file name and line. path: where the photo is, or None. labels: indices."""
 
+    split: str
     place: str
     name: str
     path: Path | None
@@ -171,22 +170,19 @@ def _inspect_list(prepared: PreparedDataset, split: str, labels: list[str], resu
         for label in present:
             if labels and label not in index:
                 result.add("error", "label that label.txt does not have", f"{place}: {label!r}")
-        photo = None
+        photo = prepared.find_photo(name) if name.strip() else None
         if not name.strip():
             result.add("error", "line without an image path", place)
         else:
-            photo = next((p for p in (prepared.folder / name, prepared.data_root / name) if os.path.exists(p)), None)
             if photo is None:
-                result.add(
-                    "error", "missing photo", f"{place}: {name} (neither in the folder nor in {prepared.data_root})"
-                )
+                nowhere = f"neither in the folder nor in {prepared.data_root}"
+                result.add("error", "missing photo", f"{place}: {name} ({nowhere})")
             if first.setdefault(name, number) != number:
-                result.add(
-                    "warning", "image that is listed twice", f"{path.name} lines {first[name]} and {number}: {name}"
-                )
+                twice = f"{path.name} lines {first[name]} and {number}: {name}"
+                result.add("warning", "image that is listed twice", twice)
             if not present:
                 result.add("note", "image without a label", f"{place}: {name}")
-        rows.append(Row(place, name, photo, [index[label] for label in present if label in index]))
+        rows.append(Row(split, place, name, photo, [index[label] for label in present if label in index]))
     result.images[split] = len(rows)
     return rows
 
@@ -206,16 +202,13 @@ def _inspect_mask(path: Path, expected: tuple[int, int], result: Inspection) -> 
     if not path.exists():
         return
     try:
-        mask = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        result.add("error", "unreadable mask", f"{path.name} ({error})")
+        mask = read_array(path)
+    except UserError as error:
+        result.add("error", "unreadable mask", error)
         return
     if mask.shape != expected:
-        result.add(
-            "error",
-            "mask of the wrong shape",
-            f"{path.name} is {mask.shape}, test.txt and label.txt ask for {expected}",
-        )
+        shapes = f"{path.name} is {mask.shape}, test.txt and label.txt ask for {expected}"
+        result.add("error", "mask of the wrong shape", shapes)
     elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
         result.add("warning", "mask with values other than 0 and 1", path.name)
 
@@ -238,42 +231,28 @@ def _inspect_record(prepared: PreparedDataset, result: Inspection) -> None:
     for split, names in left_out.items():
         for name in names:
             result.add("note", "photo that preparation left out as missing", f"{split}: {name}")
-    if result.ok:  # otherwise the lists may have no fingerprint
-        try:
-            changed = prepared.fingerprint() != recorded
-        except UserError as error:
-            result.add("error", "unreadable list", error)
-        else:
-            if changed:
-                result.add("warning", "labels, lists or mask changed since the preparation", path.name)
+    try:
+        if result.ok and prepared.fingerprint() != recorded:  # after an error the lists may have no fingerprint
+            result.add("warning", "labels, lists or mask changed since the preparation", path.name)
+    except UserError as error:
+        result.add("error", "unreadable list", error)
 
 
 def _inspect_boxes(prepared: PreparedDataset, result: Inspection) -> None:
-    if result.ok:  # otherwise the list that boxes belong to may be unreadable
-        try:
+    try:
+        if result.ok:  # otherwise the list that boxes belong to may be unreadable
             prepared.boxes("test")
-        except UserError as error:
-            result.add("error", "unreadable boxes", error)
+    except UserError as error:
+        result.add("error", "unreadable boxes", error)
 
 
 def _decode_all(paths: Iterable[Path], result: Inspection, progress: bool) -> dict[Path, Photo]:
     ordered = sorted(paths)
-    photos: dict[Path, Photo] = {}
-    with (
-        ThreadPoolExecutor(THREADS) as pool,
-        tqdm(total=len(ordered), desc=f"inspect {result.folder.name}", unit="image", disable=not progress) as bar,
-    ):
-        for chunk in _chunks(ordered, AT_ONCE):
-            for path, photo in zip(chunk, pool.map(decode_photo, chunk), strict=True):
-                photos[path] = photo
-                bar.update()
-    result.decoded = sum(not photo.problem for photo in photos.values())
-    return photos
-
-
-def _chunks(items: list[Path], size: int) -> Iterator[list[Path]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    with ThreadPool(THREADS) as pool:
+        bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
+        photos = list(tqdm(pool.imap(decode_photo, ordered, chunksize=16), total=len(ordered), **bar))
+    result.decoded = sum(not photo.problem for photo in photos)
+    return dict(zip(ordered, photos, strict=True))
 
 
 def decode_photo(path: Path) -> Photo:
@@ -296,27 +275,20 @@ def decode_photo(path: Path) -> Photo:
 def _inspect_photos(rows: dict[str, list[Row]], photos: dict[Path, Photo], result: Inspection) -> None:
     told: set[Path] = set()
     first: dict[str, dict[bytes, Row]] = {split: {} for split in SPLITS}  # split -> bytes of a photo -> its first row
-    for split in SPLITS:
-        for row in rows[split]:
-            if row.path is None:
-                continue
-            photo = photos[row.path]
-            if row.path not in told:
-                told.add(row.path)
-                if photo.problem:
-                    result.add("error", "unreadable photo", f"{row.place}: {row.name}: {photo.problem}")
-                elif photo.mode != "RGB":
-                    result.add("note", "photo that is not RGB", f"{row.place}: {row.name} ({photo.mode})")
-            if photo.problem:
-                continue
-            earlier = first[split].setdefault(photo.digest, row)
-            if earlier.name != row.name:  # the same name is an image listed twice
-                result.add(
-                    "note",
-                    "same photo twice in a split",
-                    f"{earlier.place}: {earlier.name} and {row.place}: {row.name}",
-                )
+    for row in (row for split in SPLITS for row in rows[split] if row.path is not None):
+        photo = photos[row.path]
+        if photo.problem and row.path not in told:
+            result.add("error", "unreadable photo", f"{row.place}: {row.name}: {photo.problem}")
+        elif photo.mode not in ("", "RGB") and row.path not in told:
+            result.add("note", "photo that is not RGB", f"{row.place}: {row.name} ({photo.mode})")
+        told.add(row.path)
+        earlier = row if photo.problem else first[row.split].setdefault(photo.digest, row)
+        if earlier.name != row.name:  # the same name is an image listed twice
+            result.add("note", "same photo twice in a split", _name_both(earlier, row))
     for digest, row in first["test"].items():
         if digest in first["train"]:
-            other = first["train"][digest]
-            result.add("warning", "photo in both splits", f"{other.place}: {other.name} and {row.place}: {row.name}")
+            result.add("warning", "photo in both splits", _name_both(first["train"][digest], row))
+
+
+def _name_both(one: Row, other: Row) -> str:
+    return f"{one.place}: {one.name} and {other.place}: {other.name}"

@@ -11,7 +11,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..base.files import write_array
 from ..base.places import check_out, find_file
-from .prepared import PreparedDataset
+from .prepared import PreparedDataset, read_array
 
 RANDOM_SIZE = 768
 """T of `random` label embeddings, which are trained."""
@@ -36,25 +36,18 @@ def read_label_embeddings(embed_type: str, prepared: PreparedDataset) -> np.ndar
     is_path = embed_type.endswith(".npy")
     path = find_file(embed_type) if is_path else prepared.folder / f"{embed_type}.npy"
     if not path.is_file():
-        made_by = (
-            ""
-            if is_path
-            else f" (make it: sgre embed --data {prepared.name} --embed-type {embed_type}; or use --embed-type random)"
-        )
+        command = f"sgre embed --data {prepared.name} --embed-type {embed_type}"
+        made_by = "" if is_path else f" (make it: {command}; or use --embed-type random)"
         raise UserError(f"the label embeddings {path} are missing{made_by}")
     return check_label_embeddings(path, len(prepared.labels))
 
 
 def check_label_embeddings(path: Path, label_count: int) -> np.ndarray:
     """Read a `.npy` of label embeddings as (L, T) float32, or UserError."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy array ({error})") from None
+    array = read_array(path)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise UserError(
-            f"{path} has shape {array.shape} of {array.dtype}: label embeddings are numbers of shape (L, T)"
-        )
+        found = f"has shape {array.shape} of {array.dtype}"
+        raise UserError(f"{path} {found}: label embeddings are numbers of shape (L, T)")
     if len(array) != label_count:
         raise UserError(f"{path} has {len(array)} rows, but there are {label_count} labels")
     if not np.isfinite(array).all():
@@ -140,9 +133,8 @@ def _load_text_model(text_model: str | os.PathLike) -> tuple[Any, Any]:
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
-        raise UserError(
-            "embedding with a text model needs the package transformers: pip install transformers"
-        ) from None
+        needed = "needs the package transformers: pip install transformers"
+        raise UserError(f"embedding with a text model {needed}") from None
     name = os.fspath(text_model)
     folder = Path(name).expanduser()
     if not folder.is_dir() and name.startswith((".", "~", os.sep)):

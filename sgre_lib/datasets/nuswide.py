@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.files import read_lines
+from .image_lists import check_names, read_image_list, read_split_lists
 from .prepared import RawSplit
 
 
@@ -31,61 +31,22 @@ def read_nuswide(root: Path, *, progress: bool = True) -> tuple[list[str], RawSp
     for index, label in enumerate(tqdm(labels, desc="NUS-WIDE labels", unit="label", disable=not progress)):
         truth[index] = read_truth(raw / "Groundtruth" / "AllLabels" / f"Labels_{label}.txt", len(row_of))
     splits: dict[str, RawSplit] = {}
-    listed: dict[str, str] = {}  # image name -> the list that it was seen in
-    for split in ("train", "test"):
-        path = lists / f"{split.capitalize()}Imagelist.txt"
-        names = read_image_list(path)
-        for number, name in enumerate(names, 1):
-            if name not in row_of:
-                raise UserError(f"{path} line {number}: {name} is not in {lists / 'Imagelist.txt'}")
-            if listed.setdefault(name, path.name) != path.name:
-                raise UserError(f"{path} line {number}: {name} is also in {listed[name]}")
-        rows = np.array([row_of[name] for name in names])
-        result = RawSplit([], [], missing=[])
-        columns = truth.T[rows]  # (images of the split, L)
+    paths = {split: lists / f"{split.capitalize()}Imagelist.txt" for split in ("train", "test")}
+    for split, names in read_split_lists(paths, row_of, lists / "Imagelist.txt").items():
+        splits[split] = RawSplit()
+        columns = truth.T[[row_of[name] for name in names]]  # (images of the split, L)
         bar = tqdm(names, desc=f"NUS-WIDE {split} photos", unit="image", disable=not progress)
         for name, present in zip(bar, columns, strict=True):
-            if not present.any():
-                continue
-            image = f"NUS-WIDE/Flickr/{name}"
-            if not os.path.exists(root / image):
-                result.missing.append(image)
-                continue
-            result.names.append(image)
-            result.labels.append([labels[index] for index in np.flatnonzero(present)])
-        splits[split] = result
+            if present.any():
+                of_image = [labels[index] for index in np.flatnonzero(present)]
+                splits[split].add(root, f"NUS-WIDE/Flickr/{name}", of_image)
     return labels, splits["train"], splits["test"]
 
 
 def read_concepts(path: Path) -> list[str]:
     """The concepts in the order of the file; UserError, naming the line, for an empty, repeated or unusable one."""
-    concepts: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path, "the list of concepts"), 1):
-        concept = line.strip()
-        if not concept or set(concept) & set(",\t/\\"):
-            raise UserError(f"{path} line {number}: {concept!r} is not a concept's name")
-        if concepts.setdefault(concept, number) != number:
-            raise UserError(f"{path} line {number}: {concept} is also on line {concepts[concept]}")
-    if not concepts:
-        raise UserError(f"{path} names no concept")
-    return list(concepts)
-
-
-def read_image_list(path: Path) -> list[str]:
-    """The image paths of a list, one a line, with `/` where the list has a backslash.
-
-    Raises UserError, naming the line, for an empty line, a tab in a name and a name that is there twice.
-    """
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path, "the image list"), 1):
-        name = line.strip().replace("\\", "/")
-        if not name or "\t" in name:
-            raise UserError(f"{path} line {number}: {name!r} is not an image's path")
-        if line_of.setdefault(name, number) != number:
-            raise UserError(f"{path} line {number}: {name} is also on line {line_of[name]}")
-    if not line_of:
-        raise UserError(f"{path} names no image")
-    return list(line_of)
+    concepts = [line.strip() for line in read_lines(path, "the list of concepts")]
+    return check_names(path, concepts, ",\t/\\", "concept", "a concept's name")
 
 
 def read_truth(path: Path, count: int) -> np.ndarray:

@@ -6,21 +6,19 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..base.errors import UserError
 from ..base.files import open_atomic, write_text
 from ..base.places import working_root
+from ..mini import COMPANIONS
+from .coco import read_coco
 from .inspection import Inspection, count_deviation, inspect
-from .prepared import (
-    DATASET_NAMES,
-    SPLITS,
-    PreparedDataset,
-    RawSplit,
-    default_data_root,
-    prepared_folder,
-    write_prepared,
-)
+from .nuswide import read_nuswide
+from .prepared import SPLITS, PreparedDataset, RawSplit, choose_data_root, prepared_folder, write_prepared
+from .vg500 import read_vg500
+from .voc import VOC_LABELS, read_voc
 
 
 def prepare(
@@ -33,22 +31,24 @@ def prepare(
 ) -> PreparedDataset:
     """Turn a raw dataset into its prepared folder and return it.
 
-    data: one of `DATASET_NAMES`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else
+    data: one of `READERS`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else
     `data/raw`); `mini` is drawn there first where it is not there yet. out: the prepared folder (default
     `data/<data>`). skip_missing: leave out images that the lists name and the disk does not have, and record their
     names in `prepared.json`; otherwise they are an error.
     """
-    if data not in DATASET_NAMES:
-        raise UserError(f"unknown dataset {data!r}: sgre prepare knows {', '.join(DATASET_NAMES)}")
-    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    if data not in READERS:
+        raise UserError(f"unknown dataset {data!r}: sgre prepare knows {', '.join(READERS)}")
+    root = choose_data_root(data_root)
     folder = Path(out).expanduser() if out is not None else working_root() / "data" / data
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file, not a folder")
-    labels, train, test = _READERS[data](root, progress)
+    labels, train, test = READERS[data](root, progress=progress)
     _check_missing({"train": train, "test": test}, skip_missing)
     if data == "mini":  # before the lists: a folder with lists is whole
         folder.mkdir(parents=True, exist_ok=True)
-        _write_mini_companions(folder)
+        for path in COMPANIONS:
+            with open_atomic(folder / path.name, "wb") as file:
+                file.write(path.read_bytes())
     prepared = write_prepared(folder, labels, train, test, source=data, data_root=root)
     deviation = count_deviation(data, len(labels), len(train.names), len(test.names))
     if deviation:
@@ -63,10 +63,8 @@ def describe_prepared(prepared: PreparedDataset) -> str:
     summary, lines = prepared.summary(), []
     for split in SPLITS:
         counts = summary[split]
-        lines.append(
-            f"{split:5}  {counts['images']} images, {counts['labels_an_image']} labels an image, "
-            f"{counts['images_without_label']} without a label"
-        )
+        images = f"{counts['images']} images, {counts['labels_an_image']} labels an image"
+        lines.append(f"{split:5}  {images}, {counts['images_without_label']} without a label")
         if counts["labels_never_present"]:
             lines.append(f"       labels never present: {', '.join(counts['labels_never_present'])}")
     fingerprint = summary["fingerprint"][:16]
@@ -87,13 +85,12 @@ def check(
     not is then an error. See `inspection.inspect` for what is found. Raises UserError where there is nothing to check.
     """
     folder = prepared_folder(out if out is not None else data)
-    if folder.is_dir() or data not in DATASET_NAMES:
+    if folder.is_dir() or data not in READERS:
         return inspect(folder, data_root=data_root, progress=progress)
-    root = Path(data_root).expanduser() if data_root is not None else default_data_root()
+    root = choose_data_root(data_root)
     if data == "mini" and not (root / "mini").is_dir():
-        raise UserError(
-            f"there is no mini to check, neither {folder} nor {root / 'mini'}: sgre prepare --data mini draws it"
-        )
+        nowhere = f"neither {folder} nor {root / 'mini'}"
+        raise UserError(f"there is no mini to check, {nowhere}: sgre prepare --data mini draws it")
     with tempfile.TemporaryDirectory() as temporary:
         prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
         found = inspect(prepared.folder, data_root=root, progress=progress)
@@ -122,9 +119,8 @@ def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
     print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
 
 
-def _read_mini(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+def _read_mini(root: Path, *, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
     from ..mini.drawing import LABELS, make_mini
-    from .voc import read_voc
 
     raw = root / "mini"
     if not (raw / "ImageSets" / "Main" / "test.txt").exists():  # the lists are written last: with them it is whole
@@ -132,53 +128,13 @@ def _read_mini(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSpli
     return read_voc(raw, "trainval", "test", labels=list(LABELS), progress=progress)
 
 
-def _read_voc2007(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    from .voc import VOC_LABELS, read_voc
-
-    return read_voc(root / "VOC2007", "trainval", "test", labels=VOC_LABELS, progress=progress)
-
-
-def _read_voc2012(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    # The released script trains on trainval and tests on val, so on photos it was trained on. Here train trains.
-    from .voc import VOC_LABELS, read_voc
-
-    return read_voc(root / "VOC2012", "train", "val", labels=VOC_LABELS, progress=progress)
-
-
-def _read_mscoco(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    from .coco import read_coco
-
-    return read_coco(root, progress=progress)
-
-
-def _read_nuswide(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    from .nuswide import read_nuswide
-
-    return read_nuswide(root, progress=progress)
-
-
-def _read_vg500(root: Path, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    from .vg500 import read_vg500
-
-    return read_vg500(root, progress=progress)
-
-
-_READERS = {
+READERS: dict[str, Callable[..., tuple[list[str], RawSplit, RawSplit]]] = {
     "mini": _read_mini,
-    "voc2007": _read_voc2007,
-    "voc2012": _read_voc2012,
-    "mscoco": _read_mscoco,
-    "nuswide": _read_nuswide,
-    "vg500": _read_vg500,
+    "voc2007": lambda root, **more: read_voc(root / "VOC2007", "trainval", "test", labels=VOC_LABELS, **more),
+    # The released script trains on trainval and tests on val, so on photos it was trained on. Here train trains.
+    "voc2012": lambda root, **more: read_voc(root / "VOC2012", "train", "val", labels=VOC_LABELS, **more),
+    "mscoco": read_coco,
+    "nuswide": read_nuswide,
+    "vg500": read_vg500,
 }
-
-
-def _write_mini_companions(folder: Path) -> None:
-    """Put beside mini's lists what comes with the library, so that the dataset is usable without a download.
-
-    minilm.npy: label embeddings (16, 384), computed once by `sgre embed` with all-MiniLM-L6-v2 (Apache-2.0).
-    test_resnet.pth: backbone weights, made by `sgre_lib.mini.weights`.
-    """
-    for name in ("minilm.npy", "test_resnet.pth"):
-        with open_atomic(folder / name, "wb") as file:
-            file.write((Path(__file__).parent.parent / "mini" / name).read_bytes())
+"""Dataset name -> what reads its raw form below a data root: labels, training split, test split."""

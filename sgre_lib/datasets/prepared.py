@@ -13,9 +13,10 @@ A prepared folder holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def default_data_root() -> Path:
     return Path(from_environment).expanduser() if from_environment else working_root() / "data" / "raw"
 
 
+def choose_data_root(given: str | os.PathLike | None, folder: Path | None = None) -> Path:
+    """The data root as given, else the environment's, else the one that `folder` was prepared from, else `data/raw`."""
+    if given is not None:
+        return Path(given).expanduser()
+    if folder is not None and "SGRE_DATA_ROOT" not in os.environ:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            recorded = Path(json.loads((folder / "prepared.json").read_text(encoding="utf-8"))["data_root"])
+            if recorded.is_dir():
+                return recorded
+    return default_data_root()
+
+
 def prepared_folder(data: str | os.PathLike) -> Path:
     """The prepared folder that `data` names: a dataset's name stands for `data/<name>`, anything else is a path."""
     text = os.fspath(data)
@@ -45,6 +58,14 @@ def prepared_folder(data: str | os.PathLike) -> Path:
         return named
     # A relative path written at the top of the checkout also works from a notebook, whose kernel starts below it.
     return path if path.is_dir() or not (working_root() / path).is_dir() else working_root() / path
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a `.npy` file; UserError where it is not one that can be read without running code."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a readable .npy array ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -77,18 +98,7 @@ class PreparedDataset:
             name = self.folder.name
             known = f" (make it with: sgre prepare --data {name})" if name in DATASET_NAMES else ""
             raise UserError(f"the prepared folder {self.folder} does not exist{known}")
-        self.data_root = Path(data_root).expanduser() if data_root is not None else self._recorded_root()
-
-    def _recorded_root(self) -> Path:
-        """The data root where the caller names none: the environment's, else the one preparation used."""
-        if "SGRE_DATA_ROOT" not in os.environ:
-            try:
-                recorded = Path(json.loads((self.folder / "prepared.json").read_text(encoding="utf-8"))["data_root"])
-                if recorded.is_dir():
-                    return recorded
-            except (OSError, ValueError, KeyError, TypeError):
-                pass
-        return default_data_root()
+        self.data_root = choose_data_root(data_root, self.folder)
 
     @property
     def name(self) -> str:
@@ -134,19 +144,29 @@ class PreparedDataset:
         path = self.folder / "ignore.npy"
         if not path.exists():
             return None
-        try:
-            mask = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is not a readable .npy array ({error})") from None
+        mask = read_array(path)
         expected = (len(self.read_list("test")[0]), len(self.labels))
         if mask.shape != expected:
             raise UserError(f"{path} has shape {mask.shape}, but test.txt and label.txt ask for {expected}")
         return (mask != 0).astype(np.uint8)
 
+    def find_photo(self, name: str) -> Path | None:
+        """The file of an image that a list names: in the folder (or absolute), else under the data root, else None."""
+        places = (self.folder / name, self.data_root / name)
+        return next((path for path in places if os.path.exists(path)), None)
+
     def split(self, name: str) -> Split:
         """The `train` or `test` images, each found on the disk."""
         names, targets = self.read_list(name)
-        return Split(names, self._find_all(names, name), targets, self.ignore if name == "test" else None)
+        paths = [self.find_photo(image) for image in names]
+        missing = [image for image, path in zip(names, paths, strict=True) if path is None]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(
+                f"{self.folder / (name + '.txt')}: image {missing[0]}{more} is neither at {self.folder / missing[0]} "
+                f"nor at {self.data_root / missing[0]} (set --data-root or SGRE_DATA_ROOT)"
+            )
+        return Split(names, paths, targets, self.ignore if name == "test" else None)
 
     def boxes(self, split: str) -> list[dict[int, np.ndarray]] | None:
         """Boxes of each image of a split, in its list's order: label index -> (n, 4), fractions x0, y0, x1, y1.
@@ -155,23 +175,6 @@ class PreparedDataset:
         """
         path = self.folder / f"{split}_boxes.jsonl"
         return read_boxes(path, self.read_list(split)[0], self.labels) if path.exists() else None
-
-    def _find_all(self, names: list[str], split: str) -> list[Path]:
-        paths, missing = [], []
-        for name in names:
-            path = self.folder / name  # an absolute name replaces the folder
-            if not path.exists():
-                path = self.data_root / name
-                if not path.exists():
-                    missing.append(name)
-            paths.append(path)
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UserError(
-                f"{self.folder / (split + '.txt')}: image {missing[0]}{more} is neither at {self.folder / missing[0]} "
-                f"nor at {self.data_root / missing[0]} (set --data-root or SGRE_DATA_ROOT)"
-            )
-        return paths
 
     def fingerprint(self) -> str:
         """SHA-256 over labels, lists and mask: equal for two people who prepared the same data, wherever it lies.
@@ -211,11 +214,20 @@ class RawSplit:
     boxes: where the labels are in each image; None where the raw dataset has no boxes.
     """
 
-    names: list[str]
-    labels: list[list[str]]
+    names: list[str] = field(default_factory=list)
+    labels: list[list[str]] = field(default_factory=list)
     ignore: list[list[str]] | None = None
-    missing: list[str] | None = None
+    missing: list[str] = field(default_factory=list)
     boxes: list[ImageBoxes] | None = None
+
+    def add(self, root: Path, image: str, labels: list[str]) -> bool:
+        """Add an image where its photo lies under the data root, else count it as missing. True where it was added."""
+        if not os.path.exists(root / image):
+            self.missing.append(image)
+            return False
+        self.names.append(image)
+        self.labels.append(labels)
+        return True
 
 
 def write_prepared(
@@ -235,12 +247,9 @@ def write_prepared(
         )
     index = {label: number for number, label in enumerate(labels)}
     out.mkdir(parents=True, exist_ok=True)
-    for split_name, split in (("train", train), ("test", test)):
-        rows = (
-            f"{name}\t{','.join(sorted(set(present), key=index.__getitem__))}\n"
-            for name, present in zip(split.names, split.labels, strict=True)
-        )
-        write_text(out / f"{split_name}.txt", "".join(rows))
+    for name, split in (("train", train), ("test", test)):
+        rows = zip(split.names, (sorted(set(present), key=index.__getitem__) for present in split.labels), strict=True)
+        write_text(out / f"{name}.txt", "".join(f"{image}\t{','.join(present)}\n" for image, present in rows))
     if test.ignore is not None:
         mask = np.zeros((len(test.names), len(labels)), np.uint8)
         for row, ignored in enumerate(test.ignore):
@@ -252,11 +261,11 @@ def write_prepared(
         write_boxes(out / "test_boxes.jsonl", test.names, test.boxes)
     else:
         _set_aside(out / "test_boxes.jsonl")
-    missing = {"train": train.missing or [], "test": test.missing or []}
     write_text(out / "label.txt", "".join(f"{label}\n" for label in labels))
     prepared = PreparedDataset(out, data_root)
-    about = {"source": source, "data_root": str(Path(data_root).resolve()), "missing": missing, **prepared.summary()}
-    write_json(out / "prepared.json", about)
+    about = {"source": source, "data_root": str(Path(data_root).resolve())}
+    missing = {"train": train.missing, "test": test.missing}
+    write_json(out / "prepared.json", about | {"missing": missing} | prepared.summary())
     return prepared
 
 

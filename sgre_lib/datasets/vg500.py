@@ -6,8 +6,6 @@ name of a label is the object name that is on the same images.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import statistics
@@ -22,7 +20,7 @@ from tqdm import tqdm
 from ..base.errors import UserError
 from .boxes import ImageBoxes, add_extent, read_photo_size
 from .coco import stream_json
-from .nuswide import read_image_list
+from .image_lists import read_split_lists
 from .prepared import RawSplit
 
 LABEL_COUNT = 500
@@ -52,8 +50,8 @@ class LabelAgreement(NamedTuple):
     images_index: int
     images_name: int
     images_both: int
-    runner_up: str
-    runner_up_agreement: float
+    runner_up: str = ""
+    runner_up_agreement: float = 0.0
 
 
 class RecoveredLabels(list[str]):
@@ -65,12 +63,9 @@ class RecoveredLabels(list[str]):
 
     def agreement_csv(self) -> str:
         """The agreements as CSV text, a line a label."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(LabelAgreement._fields)
-        for row in self.agreements:
-            writer.writerow(round(value, 4) if isinstance(value, float) else value for value in row)
-        return text.getvalue()
+        import pandas
+
+        return pandas.DataFrame(self.agreements).round(4).to_csv(index=False, lineterminator="\n")
 
 
 def read_vg500(
@@ -95,15 +90,8 @@ def read_vg500(
         )
     index_path = partition / "vg_category_500_labels_index.json"
     indices = read_label_indices(index_path)
-    lists = {split: partition / f"{split}_list_500.txt" for split in ("train", "test")}
-    names = {split: read_image_list(path) for split, path in lists.items()}
-    train_names = set(names["train"])
-    for split, path in lists.items():
-        for number, name in enumerate(names[split], 1):
-            if name not in indices:
-                raise UserError(f"{path} line {number}: {name} is not in {index_path}")
-            if split == "test" and name in train_names:
-                raise UserError(f"{path} line {number}: {name} is also in {lists['train'].name}")
+    paths = {split: partition / f"{split}_list_500.txt" for split in ("train", "test")}
+    lists = read_split_lists(paths, indices, index_path)
     labels = RecoveredLabels(recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress))
     worst = min(labels.agreements, key=lambda label: label.agreement)
     print(
@@ -113,17 +101,12 @@ def read_vg500(
         file=sys.stderr,
     )
     splits = {}
-    for split in lists:
-        result = RawSplit([], [], missing=[])
-        for name in tqdm(names[split], desc=f"VG500 {split} photos", unit="image", disable=not progress):
+    for split, names in lists.items():
+        splits[split] = RawSplit()
+        for name in tqdm(names, desc=f"VG500 {split} photos", unit="image", disable=not progress):
             images = [f"VisualGenome/{folder}/{name}" for folder in PHOTO_FOLDERS]
-            image = next((image for image in images if os.path.exists(root / image)), None)
-            if image is None:
-                result.missing.append(f"VisualGenome/{name}")
-                continue
-            result.names.append(image)
-            result.labels.append([labels[index] for index in indices[name]])
-        splits[split] = result
+            image = next((image for image in images if os.path.exists(root / image)), f"VisualGenome/{name}")
+            splits[split].add(root, image, [labels[index] for index in indices[name]])
     test = splits["test"]
     test.boxes = read_object_boxes(objects, test, root, progress=progress)
     return labels, splits["train"], splits["test"]
@@ -162,56 +145,67 @@ def recover_names(
     `agreement_floor`.
     """
     rows = {name: row for row, name in enumerate(indices)}
-    names, image_rows, name_ids = _collect_names(objects, rows, progress)
-    images_name = np.bincount(name_ids, minlength=len(names))
-    label_count = 1 + max(max(present, default=-1) for present in indices.values())
-    members: list[list[int]] = [[] for _ in range(label_count)]  # label index -> rows of the images that have it
+    members: list[list[int]] = [[] for _ in range(1 + max(max(present, default=-1) for present in indices.values()))]
     for row, present in enumerate(indices.values()):
         for index in present:
             members[index].append(row)
-    if not members:
-        raise UserError("VG500's label indices give no image a label")
-    candidates = []  # (-agreement, index, name, images with both, images with the name)
-    for index, member_rows in enumerate(tqdm(members, desc="VG500 names", unit="label", disable=not progress)):
-        if not member_rows:
-            raise UserError(f"VG500's label index {index} is on no image, so its name cannot be recovered")
-        member = np.zeros(len(rows), bool)
-        member[member_rows] = True
-        both = np.bincount(name_ids[member[image_rows]], minlength=len(names))
-        agreement = both / (len(member_rows) + images_name - both)
-        best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
-        candidates += [
-            (-float(agreement[i]), index, names[i], int(both[i]), int(images_name[i])) for i in best if both[i]
-        ]
-    candidates.sort()
-    chosen: dict[int, tuple] = {}
+    candidates = _find_candidates(members, len(rows), *_collect_names(objects, rows, progress), progress)
+    chosen: dict[int, LabelAgreement] = {}
     taken: set[str] = set()
     for candidate in candidates:
-        _, index, name, *_ = candidate
-        if index not in chosen and name not in taken:
-            chosen[index] = candidate
-            taken.add(name)
-    runners_up: dict[int, tuple] = {}
+        if candidate.index not in chosen and candidate.name not in taken:
+            chosen[candidate.index] = candidate
+            taken.add(candidate.name)
+    runners_up: dict[int, LabelAgreement] = {}
     for candidate in candidates:
-        if candidate != chosen.get(candidate[1]):
-            runners_up.setdefault(candidate[1], candidate)
+        if candidate != chosen.get(candidate.index):
+            runners_up.setdefault(candidate.index, candidate)
     result = []
     for index, member_rows in enumerate(members):
-        loss, _, name, both_count, name_count = chosen.get(index, (0.0, index, "", 0, 0))
-        next_loss, _, next_name, *_ = runners_up.get(index, (0.0, index, ""))
-        result.append(
-            LabelAgreement(index, name, -loss, len(member_rows), name_count, both_count, next_name, -next_loss)
-        )
+        none = LabelAgreement(index, "", 0.0, len(member_rows), 0, 0)
+        second = runners_up.get(index, none)
+        named = chosen.get(index, none)._replace(runner_up=second.name, runner_up_agreement=second.agreement)
+        result.append(named)
     low = sorted((label for label in result if label.agreement < agreement_floor), key=lambda label: label.agreement)
     if low:
-        worst = ", ".join(
-            f"index {label.index} ({label.name or 'no name left'}) {label.agreement:.3f}" for label in low[:5]
-        )
+        worst = ", ".join(f"index {one.index} ({one.name or 'no name left'}) {one.agreement:.3f}" for one in low[:5])
         raise UserError(
             f"{objects}: {len(low)} of {len(result)} labels agree with no object name to {agreement_floor} (Jaccard "
             f"index of the image sets), the worst: {worst}; are the objects and the partition of the same release?"
         )
     return result
+
+
+def _find_candidates(
+    members: list[list[int]],
+    images: int,
+    names: list[str],
+    image_rows: np.ndarray,
+    name_ids: np.ndarray,
+    progress: bool,
+) -> list[LabelAgreement]:
+    """For each label index the CANDIDATES names that agree best with it, all in order of falling agreement.
+
+    members: the rows of the images that have each label. image_rows, name_ids: see `_collect_names`.
+    """
+    images_name = np.bincount(name_ids, minlength=len(names))
+    if not members:
+        raise UserError("VG500's label indices give no image a label")
+    found = []
+    for index, member_rows in enumerate(tqdm(members, desc="VG500 names", unit="label", disable=not progress)):
+        if not member_rows:
+            raise UserError(f"VG500's label index {index} is on no image, so its name cannot be recovered")
+        member = np.zeros(images, bool)
+        member[member_rows] = True
+        both = np.bincount(name_ids[member[image_rows]], minlength=len(names))
+        agreement = both / (len(member_rows) + images_name - both)
+        best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
+        found += [
+            LabelAgreement(index, names[i], float(agreement[i]), len(member_rows), int(images_name[i]), int(both[i]))
+            for i in best
+            if both[i]
+        ]
+    return sorted(found, key=lambda one: (-one.agreement, one.index, one.name))
 
 
 def plain_name(written: object) -> str:

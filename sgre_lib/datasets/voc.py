@@ -13,27 +13,9 @@ from .boxes import ImageBoxes, add_box, read_photo_size
 from .prepared import RawSplit
 
 VOC_LABELS = [
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-]
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
 
 
 def read_objects(path: Path) -> list[tuple[str, bool, tuple[float, float, float, float]]]:
@@ -79,9 +61,7 @@ def read_voc(
         raise UserError(f"{raw}: image {min(both)} is in both {train_list}.txt and {test_list}.txt ({len(both)} such)")
     splits, seen = {}, set()
     for split, names in ids.items():
-        result = RawSplit([], [], missing=[])
-        if split == "test":
-            result.ignore, result.boxes = [], []
+        result = RawSplit(ignore=[], boxes=[]) if split == "test" else RawSplit()
         for name in tqdm(names, desc=f"{raw.name} {split}", unit="image", disable=not progress):
             image = f"{raw.name}/JPEGImages/{name}.jpg"
             if not (raw.parent / image).exists():
@@ -92,9 +72,8 @@ def read_voc(
             unclear = {label for label, _, _ in objects} - clear
             unknown = (clear | unclear) - set(labels) if labels else set()
             if unknown:
-                raise UserError(
-                    f"{raw / 'Annotations' / name}.xml: the class {min(unknown)!r} is not one of the labels"
-                )
+                where = f"{raw / 'Annotations' / name}.xml"
+                raise UserError(f"{where}: the class {min(unknown)!r} is not one of the labels")
             seen |= clear | unclear
             result.names.append(image)
             result.labels.append(sorted(clear))

@@ -46,12 +46,13 @@ def measure_reliability(
 
 
 class ThresholdChoice(NamedTuple):
-    """F1 at every threshold of `THRESHOLDS`, and with one threshold for each label. All of it in 0..1.
+    """F1 at every one of `thresholds`, and with one threshold for each label. All of it in 0..1.
 
     per_label: (L,) the threshold with the best F1 of its label, NaN where no image has the label. CF1_per_label and
     OF1_per_label: what they give. They are chosen on the images that they are judged on, so they promise too much.
     """
 
+    thresholds: np.ndarray
     CF1: np.ndarray
     OF1: np.ndarray
     per_label: np.ndarray
@@ -78,7 +79,7 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarra
     own_guesses, own_hits = (np.where(there, counts[chosen, columns], 0.0) for counts in (guesses, hits))
     per_label = np.where(there, THRESHOLDS[chosen], np.nan)
     return ThresholdChoice(
-        _class_f1(hits, guesses, truths), _overall_f1(hits, guesses, truths), per_label,
+        THRESHOLDS, _class_f1(hits, guesses, truths), _overall_f1(hits, guesses, truths), per_label,
         float(_class_f1(own_hits, own_guesses, truths)), float(_overall_f1(own_hits, own_guesses, truths)),
     )  # fmt: skip
 

@@ -17,8 +17,6 @@ from ..base.files import open_atomic
 WIDTH = 7.0
 """Inches; a page's text width."""
 
-GREY = "#6b6b6b"
-
 
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:

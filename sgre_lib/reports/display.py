@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import io
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from IPython.display import HTML, Image, Markdown, display
 from PIL import Image as PictureFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
+    from pandas import DataFrame
 
 CSS_PIXELS_PER_INCH = 96
 
@@ -60,23 +62,79 @@ def _make_picture(figure: Figure, alt: str | None, dpi: int) -> Image:
     return Image(data=png, format="png", width=width, alt=alt)
 
 
-def html_table(header: list[str], lines: list[list], caption: str = "") -> str:
-    """A plain, accessible HTML table: the first cell of each line is its header; a line of one cell heads a group."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+def html_table(
+    table: DataFrame | Sequence[str],
+    lines: Sequence[Sequence[Any]] | None = None,
+    caption: str = "",
+    *,
+    links: DataFrame | Mapping[str, Sequence[Any]] | None = None,
+) -> str:
+    """A plain, accessible HTML table of a data frame, or of a header and lines; see `table_output`."""
+    headers, addresses = 1, None
+    if lines is None:
+        table, lines, addresses, headers = _read_frame(table, links)
+    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in table)
     body = []
-    for cells in lines:
-        first, *rest = (html.escape(str(cell)) for cell in cells)
-        scope = "row" if rest or len(header) == 1 else "rowgroup"
+    for number, line in enumerate(lines):
+        cells = [html.escape(str(value)) for value in line]
+        if addresses:
+            cells = [_link_cell(cell, address) for cell, address in zip(cells, addresses[number], strict=True)]
+        scope = "row" if len(cells) > 1 or len(table) == 1 else "rowgroup"
         # No colspan: readers, and our own tidying, then still know each cell's column.
-        filled = rest + [""] * (len(header) - 1 - len(rest))
-        body.append(f'<tr><th scope="{scope}">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in filled) + "</tr>")
+        cells += [""] * (len(table) - len(cells))
+        row = [f'<th scope="{scope}">{cell}</th>' for cell in cells[:headers]]
+        body.append(f"<tr>{''.join(row)}{''.join(f'<td>{cell}</td>' for cell in cells[headers:])}</tr>")
     said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
 
 
-def table_output(header: list[str], lines: list[list], caption: str = "") -> None:
-    """Show a table in a notebook as HTML; the first cell of each line is its header."""
-    display(HTML(html_table(header, lines, caption)))
+def _read_frame(frame: DataFrame, links: Any) -> tuple[list[str], list[tuple], list[tuple] | None, int]:
+    """Header, lines and addresses of a frame, and how many of its columns head the lines: those of a named index."""
+    from pandas import DataFrame
+
+    named = any(name is not None for name in frame.index.names)
+    shown = (frame.reset_index() if named else frame).astype(object)
+    addresses = None
+    if links is not None:
+        links = DataFrame(links, dtype=object).reindex(columns=shown.columns)
+        if len(links) != len(frame):
+            raise ValueError(f"{len(links)} lines of links for a table of {len(frame)}")
+        addresses = list(links.itertuples(index=False, name=None))
+    header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else name for name in shown.columns]
+    lines = list(shown.map(_format_value).itertuples(index=False, name=None))
+    return header, lines, addresses, frame.index.nlevels if named else 1
+
+
+def _format_value(value: Any) -> str:
+    from pandas import NA
+
+    if value is None or value is NA or value != value:  # a missing number
+        return "\u2013"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _link_cell(text: str, address: Any) -> str:
+    if isinstance(address, os.PathLike):
+        address = quote(Path(address).as_posix())
+    return f'<a href="{html.escape(address)}">{text}</a>' if isinstance(address, str) and address else text
+
+
+def table_output(
+    table: DataFrame | Sequence[str],
+    lines: Sequence[Sequence[Any]] | None = None,
+    caption: str = "",
+    *,
+    links: DataFrame | Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """Show a table in a notebook as HTML: of a data frame, or of a header and lines of cells.
+
+    The first cell of each line is its header, and a line of one cell heads the lines below it. Of a frame the index is
+    shown only where it has a name; its levels are then the headers. Floats are shown with six digits, so round or
+    format them before. links: addresses for the frame's cells, as a frame of as many lines with the same columns or
+    some of them, or as a mapping from a column to a value for each line; a text is an address as it stands in HTML, a
+    path is quoted, anything else is no link.
+    """
+    display(HTML(html_table(table, lines, caption, links=links)))
 
 
 def html_output(fragment: str) -> None:

@@ -23,7 +23,7 @@ from ..base.errors import UserError
 from ..base.settings import TrainSettings
 from ..evaluation.intervals import COLUMNS
 from ..figures import CostPoint
-from ..reports.convert import DASHES, NUMBER
+from ..reports.tidy import DASHES, NUMBER
 from ..training.history import read_history
 from .declaration import Table
 from .formats import COST_COLUMNS, cost_cells, label_cells, metric_cells, verdict_cells

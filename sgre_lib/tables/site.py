@@ -248,7 +248,7 @@ class _Site:
         return page
 
     def _make_style(self) -> list[str]:
-        parts = [TEMPLATES / "report" / "report.css", TEMPLATES / "site" / "site.css"]
+        parts = [TEMPLATES / "report" / "page.css", TEMPLATES / "site" / "site.css"]
         write_text(self.folder / "style.css", "".join(part.read_text(encoding="utf-8") for part in parts))
         return ["style.css"]
 
@@ -298,7 +298,7 @@ class _Site:
         return problems
 
     def _make_notebook(self, notebook: Path, page: str) -> list[str]:
-        export_html(notebook, self.folder / page, back=("index.html", f"the run {notebook.parent.name}"))
+        export_html(notebook, self.folder / page, trail=[("index.html", f"the run {notebook.parent.name}")])
         return [page]
 
     def _make_run(self, users: list[tuple[_Entry, int, int]], problems: list[str]) -> list[str]:

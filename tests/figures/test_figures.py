@@ -84,8 +84,9 @@ def test_calibration_equals_a_hand_computation():
     masked = measure_reliability(scores, targets, np.array([[0, 0], [0, 1], [0, 0]]), bins=10)
     assert masked.counts.sum() == 5
     assert masked.error == pytest.approx((0.05 + 0.75 + 0.05) / 5)
-    assert "between 0.8 and 0.9" in draw_calibration(scores, targets).alt_text
-    assert "too high" in draw_calibration(scores, targets).alt_text
+    alt = draw_calibration(found).alt_text
+    assert "between 0.8 and 0.9" in alt
+    assert "too high" in alt
 
 
 def test_calibrated_scores_have_no_error_and_scaled_ones_do():
@@ -117,7 +118,7 @@ def test_each_label_gets_its_best_threshold():
     choice = choose_thresholds(scores, targets)
     assert choice.per_label == pytest.approx([0.11, 0.81])
     assert choice.CF1_per_label == choice.OF1_per_label == 1
-    figure = draw_thresholds(scores, targets)
+    figure = draw_thresholds(choice, precision_recall(scores, targets))
     assert "OF1 is 28.6 % at 0.5" in figure.alt_text
     assert "100.0 % with the best one for each label" in figure.alt_text
     best = 100 * (choice.OF1.max() - 2 / 7)
@@ -251,8 +252,8 @@ def test_any_size_is_drawn(images, labels, tmp_path):
     correlation = np.full((labels, labels), 1 / labels)
     for number, figure in enumerate((
         draw_label_ap(names, {"ours": scores[0], "other": scores[-1]}),
-        draw_thresholds(scores, targets, 0.5, ignore),
-        draw_calibration(scores, targets, ignore),
+        draw_thresholds(choose_thresholds(scores, targets, ignore), precision_recall(scores, targets, ignore)),
+        draw_calibration(measure_reliability(scores, targets, ignore)),
         draw_precision_recall(scores, np.zeros_like(targets)),
         draw_correlation(names, correlation, targets),
     )):  # fmt: skip

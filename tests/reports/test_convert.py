@@ -12,12 +12,12 @@ from html.parser import HTMLParser
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from sgre_lib.base.errors import UserError
 from sgre_lib.reports.convert import export_html
-from sgre_lib.reports.display import figure_output
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PURPLE = (122, 31, 162)
@@ -78,7 +78,7 @@ def fetched(html: str) -> list[str]:
     page = Page(html)
     asked = []
     for tag, attributes in page.elements:
-        if tag in ("script", "link", "iframe", "object", "embed", "base"):
+        if tag in ("script", "iframe", "object", "embed", "base"):
             asked.append(tag)
         for name, value in attributes.items():
             link = tag == "a" and name == "href"
@@ -117,7 +117,7 @@ def test_outside_parts_of_outputs_are_left_out(tmp_path, caplog):
         <a href="javascript:go()">k</a><a href="https://x.org/l">a link</a>"""
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "HBox(children=...)"}
     outputs = [html_output(hostile), new_output("display_data", data=widget)]
-    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports.convert"):
+    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports"):
         prose = new_markdown_cell("# T\n\n![B](https://x.org/m.png)")
         html = export(tmp_path, prose, new_code_cell("1", outputs=outputs))
     assert fetched(html) == []
@@ -154,7 +154,7 @@ def test_figures_carry_alt_text_and_width(tmp_path, caplog):
         new_code_cell("b", outputs=[png_output()]),
         tagged("c", "hide", outputs=[png_output()]),
     ]
-    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports.convert"):
+    with caplog.at_level(logging.WARNING, logger="sgre_lib.reports"):
         page = Page(export(tmp_path, *cells))
     assert [image["alt"] for image in page.all("img")] == ['The "best" is 84 < 85', ""]
     assert {image["width"] for image in page.all("img")} == {"672"}
@@ -174,12 +174,79 @@ def test_code_is_folded_or_hidden(tmp_path, code):
         new_code_cell(""),
     ]
     html = export(tmp_path, *cells, code=code)
-    assert Page(html).text("summary") == ["Parameters", "Parameters"] + ["Code"] * (code == "folded")
+    assert Page(html).text("summary") == ["Parameters"] + ["Code"] * (code == "folded")
     assert all("open" not in details for details in Page(html).all("details"))
     assert ("visible_name" in html) == (code == "folded")
     assert "hidden" not in html.split("</style>")[1]
     assert "secret" not in html
     assert Page(html).text("pre") == ["printed"]
+
+
+def test_parameters_are_those_that_were_used(tmp_path):
+    own = 'data = "mini"  # a dataset\nrates = [  # all of them\n    1e-4,\n]\nepochs = 40  # many\nseed = 0  # of all'
+    given = '# Parameters\ndata = "other"\nrates = [0.1, 0.2]\nseed = 0\nnew = None\n'
+    cells = [new_markdown_cell("# T"), tagged(own, "parameters"), tagged(given, "injected-parameters")]
+    soup = BeautifulSoup(export(tmp_path, *cells), "html.parser")
+    (block,) = soup.find_all("details")
+    said = 'data = "other"\nrates = [0.1, 0.2]\nepochs = 40  # many\nseed = 0  # of all\nnew = None'
+    assert block.pre.get_text().strip() == said
+    alone = BeautifulSoup(export(tmp_path, tagged(given, "injected-parameters")), "html.parser")
+    assert "rates = [0.1, 0.2]" in alone.pre.get_text()
+
+
+def test_a_section_whose_code_shows_nothing_is_left_out(tmp_path):
+    silent = [
+        new_output("stream", text=" \n"),
+        new_output("display_data", data={"text/markdown": "", "text/plain": "<Markdown>"}),
+        new_output("display_data", data={"application/javascript": "go()", "text/plain": "x"}),
+    ]
+    cells = [
+        new_markdown_cell("# T\n\nIntroduction.\n\n## Parameters"),
+        tagged("epochs = 40", "parameters"),
+        new_markdown_cell("## Prose\n\nOnly prose.\n\n## Silent\n\nNothing follows."),
+        new_code_cell("x = 1", outputs=silent),
+        new_markdown_cell("### Under it\n\nNothing here.\n\n```\n## no heading\n```"),
+        new_code_cell("y = 1"),
+        new_markdown_cell("More.\n\n## Partly"),
+        new_code_cell("z = 1"),
+        new_markdown_cell("### Heard"),
+        new_code_cell("1", outputs=[new_output("stream", text="shown\n")]),
+        new_markdown_cell("### Silent too"),
+        new_code_cell("2"),
+        new_markdown_cell("## End"),
+    ]
+    html = export(tmp_path, *cells, code="hidden")
+    page = Page(html)
+    assert page.text("h2") == ["Parameters", "Prose", "Partly", "End"]
+    assert page.text("h3") == ["Heard"]
+    assert page.text("p") == ["Introduction.", "Only prose."]
+    assert page.text("pre") == ["shown"]
+    assert Page(export(tmp_path, new_markdown_cell("# T"), new_code_cell("1"))).text("h1") == ["T"]
+
+
+def test_links_to_local_files_lead_where_the_caller_says(tmp_path):
+    prose = "# T\n\n[a](../a%20b.ipynb#Results) [b](c.csv) [c](#T) [d](https://x.org/e.html) [e](javascript:go())"
+    output = html_output('<a href="a.ipynb">f</a> <a href="file:///g.txt">g</a> <a href="mailto:h@x.org">h</a>')
+    cells = [new_markdown_cell(prose), new_code_cell("1", outputs=[output])]
+    links = {"../a b.ipynb": "../a%20b.html", "a.ipynb": "a.html"}
+
+    def addresses(**options) -> dict[str, str]:
+        soup = BeautifulSoup(export(tmp_path, *cells, **options), "html.parser")
+        return {link.get_text(): link["href"] for link in soup.main.find_all("a")}
+
+    kept = {"c": "#T", "d": "https://x.org/e.html", "h": "mailto:h@x.org"}
+    assert addresses(links=links) == {"a": "../a%20b.html#Results", "f": "a.html", **kept}
+    assert addresses(links=links.get) == addresses(links=links)
+    local = {"a": "../a%20b.ipynb#Results", "b": "c.csv", "f": "a.ipynb", "g": "file:///g.txt"}
+    assert addresses() == {**local, **kept}
+
+
+def test_trail_says_where_the_page_stands(tmp_path):
+    trail = [("../index.html", "All <tables>"), (None, "lost")]
+    soup = BeautifulSoup(export(tmp_path, new_markdown_cell("# T"), trail=trail), "html.parser")
+    assert [item.get_text() for item in soup.nav.find_all("li")] == ["All <tables>", "lost"]
+    assert [link["href"] for link in soup.nav.find_all("a")] == ["../index.html"]
+    assert BeautifulSoup(export(tmp_path, new_markdown_cell("# T")), "html.parser").nav is None
 
 
 def test_messages_are_folded_and_errors_visible(tmp_path):
@@ -192,7 +259,7 @@ def test_messages_are_folded_and_errors_visible(tmp_path):
     assert Page(html).text("summary") == ["Code", "Messages"]
     assert "100%|###\nUserWarning: &lt;odd&gt;" in html
     assert "10%|#\n" not in html
-    assert '<pre class="error">ValueError: &lt;no&gt;</pre>' in html
+    assert '<pre class="error" tabindex="0">ValueError: &lt;no&gt;</pre>' in html
 
 
 def test_tables_keep_headers_and_scroll(tmp_path):
@@ -210,11 +277,16 @@ def test_tables_keep_headers_and_scroll(tmp_path):
     assert "as text" not in html
 
 
-def test_formulas_are_drawn_or_shown_as_tex(tmp_path, caplog):
-    html = export(tmp_path, new_markdown_cell("# T\n\n$p_m$ and $$\\sum_i p_i$$\n\n$\\unknown{x}<y$"))
-    assert [drawing["aria-label"] for drawing in Page(html).all("svg")] == ["p_m", "\\sum_i p_i"]
+def test_formulas_are_mathml_or_shown_as_tex(tmp_path, caplog):
+    prose = "# T\n\n$p_m$ and $$\\sum_i p_i$$\n\n$\\unknown{x}<y$ and $\\left(x$"
+    latex = new_output("display_data", data={"text/latex": "$\\frac{a}{b}$", "text/plain": "Math"})
+    page = Page(html := export(tmp_path, new_markdown_cell(prose), new_code_cell("1", outputs=[latex])))
+    assert [formula["alttext"] for formula in page.all("math")] == ["p_m", "\\sum_i p_i", "\\frac{a}{b}"]
+    assert [formula["display"] for formula in page.all("math")] == ["inline", "block", "inline"]
+    assert len(page.all("mfrac")) == 1
     assert "<code>\\unknown{x}&lt;y</code>" in html
-    assert "matplotlib cannot draw it" in caplog.text
+    assert "<code>\\left(x</code>" in html
+    assert "cannot be made MathML (\\unknown is unknown)" in caplog.text
 
 
 def test_title_is_given_or_first_heading_or_file_name(tmp_path):
@@ -260,25 +332,6 @@ def test_unreadable_notebook_is_a_user_error_of_one_line(tmp_path, content, mess
     assert str(notebook) in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run.html").exists()
-
-
-def test_figure_output_keeps_inches_and_closes(monkeypatch):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from IPython.core.formatters import DisplayFormatter
-
-    shown = []
-    monkeypatch.setattr("sgre_lib.reports.display.display", shown.append)
-    figure = plt.figure(figsize=(7, 2))
-    with pytest.raises(ValueError, match="alt text"):
-        figure_output(figure, " \n")
-    figure_output(figure, "The curve\n  rises.", dpi=100)
-    assert not plt.fignum_exists(figure.number)
-    data, metadata = DisplayFormatter().format(shown[0])
-    assert metadata["image/png"] == {"alt": "The curve rises.", "width": 672}
-    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (700, 200)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")

@@ -1,0 +1,98 @@
+"""The figure of what models reach over what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
+from .style import figure_style, make_figure, percent, with_alt
+
+
+class CostPoint(NamedTuple):
+    """A model in `draw_cost`: what it costs and what it reaches (0..1), with an interval where one is known."""
+
+    name: str
+    cost: float
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    published: bool = False
+
+
+def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", metric: str = "mAP") -> Figure:
+    """What models reach over what they cost, each point named beside it; published ones are hollow and say so.
+
+    A point without cost or value (NaN) is left out and named in the alt text.
+    """
+    drawn = [point for point in points if math.isfinite(point.cost) and math.isfinite(point.value)]
+    left_out = [point.name for point in points if point not in drawn]
+    with figure_style():
+        figure, axes = make_figure(height=3.8)
+        ax = axes[0, 0]
+        ours = to_hex("C0")  # the style's; a name would be looked up when the style is gone
+        for point in drawn:
+            colour = "black" if point.published else ours
+            ax.plot(
+                point.cost, 100 * point.value, "D" if point.published else "o", color=colour,
+                markerfacecolor="none" if point.published else colour, markersize=6,
+            )  # fmt: skip
+            if math.isfinite(point.low) and math.isfinite(point.high):
+                ax.vlines(point.cost, 100 * point.low, 100 * point.high, color=colour, linewidth=1)
+        costs = [point.cost for point in drawn if point.cost > 0]
+        logarithmic = bool(costs) and max(costs) > 5 * min(costs)
+        if logarithmic:
+            ax.set_xscale("log", subs=[])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.margins(x=0.12, y=0.15)
+        ax.set(xlabel=cost + (" (logarithmic)" if logarithmic else ""), ylabel=f"{metric}, %")
+        ax.grid(color="0.93")
+        ax.set_axisbelow(True)
+        best = max(drawn, key=lambda point: point.value, default=None)
+        if best is not None:
+            ax.set_title(f"highest: {best.name}, {metric} {percent(best.value)} at {best.cost:.3g} {cost}")
+        _name_points(ax, drawn)
+    listed = "; ".join(
+        f"{point.name}{' (published)' if point.published else ''} {metric} {percent(point.value)} at {point.cost:.3g}"
+        for point in sorted(drawn, key=lambda point: point.cost)
+    )
+    alt = f"{metric} in percent over {cost}, cheapest first: {listed or 'no point'}."
+    if best is not None:
+        alt += f" {best.name} is highest."
+    return with_alt(figure, alt + (f" Not drawn, without a value: {', '.join(left_out)}." if left_out else ""))
+
+
+def _name_points(ax: Axes, points: Sequence[CostPoint]) -> None:
+    """Write each point's name beside it, where it covers neither a point nor another name if there is such a place."""
+    figure = ax.figure
+    figure.draw_without_rendering()  # places are known only once the layout is made
+    half = 5 * figure.dpi / 72
+    marks = [ax.transData.transform((point.cost, 100 * point.value)) for point in points]
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in marks]
+    sides = [(7, 0, "left"), (-7, 0, "right"), (0, 12, "center"), (0, -12, "center")]
+    places = sides + [(dx, dy, ha) for dy in (9, -9, 18, -18) for dx, ha in ((7, "left"), (-7, "right"))]
+    for number, point in enumerate(points):
+        mark, others = (point.cost, 100 * point.value), taken[:number] + taken[number + 1 :]
+        text = ax.annotate(
+            point.name + (" (published)" if point.published else ""), mark, (0, 0), textcoords="offset points",
+            fontsize=8, va="center",
+        )  # fmt: skip
+
+        def put(place: tuple[float, float, str], text=text) -> Bbox:
+            text.set_position(place[:2])
+            text.set_horizontalalignment(place[2])
+            return text.get_window_extent()
+
+        def clashes(place: tuple[float, float, str], put=put, others=others) -> int:
+            box = put(place)
+            inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1)
+            return sum(box.overlaps(other) for other in others) + (0 if inside else 10)
+
+        taken.append(put(min(places, key=clashes)))

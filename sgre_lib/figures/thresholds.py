@@ -1,0 +1,142 @@
+"""Figures of scores: precision over recall, F1 over the threshold, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .style import figure_style, make_figure, percent, with_alt
+
+
+def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None) -> Figure:
+    """Precision over recall: a thin line for each label, a thick one for their mean. scores, targets: (N, L)."""
+    recalls = np.linspace(0, 1, 101)
+    curves = []
+    for label in range(scores.shape[1]):
+        kept = slice(None) if ignore is None else ignore[:, label] == 0
+        truth = targets[kept, label][np.argsort(-scores[kept, label], kind="stable")].astype(bool)
+        if truth.any():
+            found = np.cumsum(truth)
+            precision = np.maximum.accumulate((found / np.arange(1, len(truth) + 1))[::-1])[::-1]
+            ranks = np.searchsorted(found, recalls * found[-1] - 1e-9)
+            curves.append(precision[ranks])
+    mean = np.mean(curves, axis=0) if curves else np.full(len(recalls), np.nan)
+    with figure_style():
+        figure, axes = make_figure(height=3.2, width=4.5)
+        ax = axes[0, 0]
+        for curve in curves:
+            ax.plot(100 * recalls, 100 * curve, color="0.8", linewidth=0.6)
+        ax.plot(100 * recalls, 100 * mean, linewidth=2)
+        ax.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 100), ylim=(0, 102))
+        ax.set_title(f"mean over {len(curves)} labels: {percent(mean[80])} % precision at 80 % recall")
+    return with_alt(
+        figure,
+        f"Precision over recall of {len(curves)} labels and their mean: {percent(mean[50])} % precision at 50 % recall, "
+        f"{percent(mean[80])} % at 80 %, {percent(mean[95])} % at 95 %.",
+    )
+
+
+class ThresholdCurves(Protocol):
+    """What `evaluation.calibration.choose_thresholds` finds."""
+
+    thresholds: np.ndarray
+    CF1: np.ndarray
+    OF1: np.ndarray
+    CF1_per_label: float
+    OF1_per_label: float
+
+
+def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshold: float = 0.5) -> Figure:
+    """CF1 and OF1 at every threshold, and what the one in use costs against the best.
+
+    used: `CF1` and `OF1` at `threshold`, as `evaluation.metrics.precision_recall` gives them. The best threshold, and
+    the best one for each label, are chosen on these very images: more than one would get on others.
+    """
+    thresholds = choice.thresholds
+    curves = {"CF1": choice.CF1, "OF1": choice.OF1}
+    at_best = {name: int(values.argmax()) for name, values in curves.items()}
+    lost = {name: max(0.0, 100 * (curves[name].max() - np.nan_to_num(used[name]))) for name in curves}
+    own = {"CF1": choice.CF1_per_label, "OF1": choice.OF1_per_label}
+    with figure_style():
+        figure, axes = make_figure(height=3.2, width=5)
+        ax = axes[0, 0]
+        # Names stand where the curves are far apart, away from the ends and from the dotted line.
+        apart = np.where(np.abs(thresholds - threshold) < 0.1, 0, np.abs(choice.CF1 - choice.OF1))[5:95]
+        spot = 5 + int(apart.argmax())
+        for name, mark in (("CF1", "-o"), ("OF1", "--s")):
+            values = curves[name]
+            (line,) = ax.plot(
+                thresholds, 100 * values, mark, markevery=[at_best[name]], markersize=7 if name == "CF1" else 4
+            )
+            above = 1 if values[spot] == max(curve[spot] for curve in curves.values()) else -1
+            leftwards = above if values[spot + 1] > values[spot - 1] else -above
+            ax.annotate(
+                name, (thresholds[spot], 100 * values[spot]), (-8 * leftwards, 6 * above), textcoords="offset points",
+                color=line.get_color(), va="center", ha="right" if leftwards > 0 else "left",
+            )  # fmt: skip
+        ax.axvline(threshold, linestyle=":", color="black", linewidth=1)
+        ax.set(xlabel="threshold (dotted: in use; marks: best)", ylabel="F1, %", xlim=(0, 1), ylim=(0, 100))
+        costs = " and ".join(f"{lost[name]:.1f} of {name}" for name in curves)
+        ax.set_title(
+            f"{threshold:g} costs {costs} against the best threshold,\n"
+            + " and ".join(f"{max(0.0, 100 * (own[name] - np.nan_to_num(used[name]))):.1f}" for name in curves)
+            + " against the best one for each label"
+        )
+    alt = "; ".join(
+        f"{name} is {percent(used[name])} % at {threshold:g}, {percent(float(curves[name].max()))} % at the best single "
+        f"threshold ({thresholds[at_best[name]]:.2f}) and {percent(own[name])} % with the best one for each label"
+        for name in curves
+    )
+    return with_alt(
+        figure,
+        f"F1 over the threshold: {alt}. So {threshold:g} costs {costs}, in points. The best ones are chosen on the "
+        "images that they are judged on.",
+    )
+
+
+class ScoreBins(Protocol):
+    """What `evaluation.calibration.measure_reliability` finds."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+    mean_score: np.ndarray
+    frequency: np.ndarray
+    error: float
+
+
+def draw_calibration(found: ScoreBins) -> Figure:
+    """How often a label is there over its score, all images and labels together, and how many scores each bin has."""
+    width = found.edges[1]
+    centres = found.edges[:-1] + width / 2
+    gaps = found.frequency - found.mean_score
+    with figure_style():
+        figure, axes = make_figure(2, 1, height=4.0, width=5, sharex=True, height_ratios=[3, 1])
+        top, bottom = axes[:, 0]
+        top.plot([0, 1], [0, 100], ":", color="black", linewidth=1)
+        top.vlines(found.mean_score, 100 * found.mean_score, 100 * found.frequency, color="0.7", linewidth=3, zorder=1)
+        filled = found.counts > 0
+        top.plot(found.mean_score[filled], 100 * found.frequency[filled], "o-", markersize=5)
+        top.set(ylabel="labels that are there, %", xlim=(0, 1), ylim=(-3, 103))
+        top.set_title(f"expected calibration error {percent(found.error)} points; dotted: as the score says")
+        bottom.bar(centres[filled], found.counts[filled], width=0.9 * width, color="0.75")
+        for centre, count in zip(centres[filled], found.counts[filled], strict=True):
+            bottom.annotate(f"{count:,}", (centre, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
+        bottom.set_yscale("log")
+        bottom.set_ylim(0.5, 8 * max(1, found.counts.max()))
+        bottom.set(ylabel="scores", xlabel=f"score, in {len(centres)} bins of equal width")
+        figure.align_ylabels()
+    if not filled.any():
+        return with_alt(figure, "Reliability diagram without a score.")
+    worst = int(np.nanargmax(np.abs(gaps)))
+    low, high = found.edges[worst], found.edges[worst + 1]
+    return with_alt(
+        figure,
+        f"Reliability diagram of {found.counts.sum():,} scores in {len(centres)} bins of equal width: the expected "
+        f"calibration error is {percent(found.error)} points. The largest gap is between {low:.1f} and {high:.1f}, where "
+        f"the {found.counts[worst]:,} scores are {100 * found.mean_score[worst]:.0f} % on average and "
+        f"{100 * found.frequency[worst]:.0f} % of the labels are there: scores there are "
+        f"{'too high' if gaps[worst] < 0 else 'too low'}.",
+    )

@@ -1,0 +1,173 @@
+"""HTML fragments made fit for a page that fetches nothing: what is unsafe goes, what readers need is added."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import mimetypes
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from bs4 import BeautifulSoup, Tag
+from latex2mathml.converter import convert as convert_tex
+
+log = logging.getLogger(__name__)
+
+UNSAFE_TAGS = ["script", "link", "meta", "base", "iframe", "object", "embed", "audio", "video"]
+"""Elements that run something or make a browser ask for another file."""
+
+UNSAFE_ATTRIBUTES = ("srcset", "poster", "background", "action", "formaction", "ping")
+
+LINK_SCHEMES = ("http", "https", "mailto")
+
+DASHES = ("-", "\u2013", "\u2014")
+"""Cells that say "none", in a column of numbers too."""
+
+NUMBER = re.compile(r"[-+\u2212±]?\.?\d|nan$", re.IGNORECASE)
+"""How the text of a cell with a number begins."""
+
+Links = Mapping[str, str] | Callable[[str], str | None]
+"""Where links to local files lead: from a file's path, as written in the notebook but without %-signs and anchor, to an
+address; for None, or a path that the mapping does not have, the link becomes plain text."""
+
+
+class Tidier:
+    """Makes the fragments of one page safe and accessible: see `tidy`.
+
+    folder: of the notebook, whose pictures may be put into the page. links: see `Links`; None leaves them.
+    """
+
+    def __init__(self, folder: Path, links: Links | None = None):
+        self.folder = folder.resolve()
+        self.links = links.get if isinstance(links, Mapping) else links
+        self.ids = {"content"}
+
+    def tidy(self, fragment: str) -> str:
+        """The fragment with nothing to fetch or run, with unique ids, alt texts and tables that scroll.
+
+        What is left out is logged as a warning. Links to click on stay.
+        """
+        soup = BeautifulSoup(fragment, "html.parser")
+        # Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
+        for image in soup.find_all("img", src=True):
+            self._embed_picture(image)
+        _remove_unsafe(soup)
+        for link in soup.find_all("a", href=True):
+            self._tidy_link(link)
+        for image in soup.find_all("img"):
+            _tidy_picture(image)
+        for tag in soup.find_all(lambda tag: tag.has_attr("id") or re.fullmatch("h[1-6]", tag.name)):
+            self._give_id(tag)
+        for table in soup.find_all("table"):
+            _tidy_table(soup, table)
+        return str(soup)
+
+    def _embed_picture(self, image: Tag) -> None:
+        """Put a picture that lies in the notebook's folder, or below it, into the tag itself."""
+        if urlsplit(image["src"]).scheme:  # data: or https:
+            return
+        kind, _ = mimetypes.guess_type(image["src"])
+        path = (self.folder / unquote(image["src"])).resolve()
+        if kind and kind.startswith("image/") and path.is_relative_to(self.folder) and path.is_file():
+            image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    def _tidy_link(self, link: Tag) -> None:
+        """Lead a link to a local file where `links` says; a link that may not stay leaves its text."""
+        address, anchor = urldefrag(link["href"].strip())
+        parts = urlsplit(address)
+        if parts.scheme in ("", "file") and not parts.netloc and parts.path:
+            if self.links is None:
+                return
+            target = self.links(unquote(parts.path))
+            if target is not None:
+                link["href"] = f"{target}#{anchor}" if anchor else target
+                return
+        elif parts.scheme in ("", *LINK_SCHEMES):  # an anchor alone has no scheme
+            return
+        link.unwrap()
+
+    def _give_id(self, tag: Tag) -> None:
+        """Give a heading the id that JupyterLab gives it, so that links within a notebook work in both places."""
+        wanted = tag.get("id") or "-".join(tag.get_text().split()) or "section"
+        unique, again = wanted, 2
+        while unique in self.ids:
+            unique, again = f"{wanted}-{again}", again + 1
+        self.ids.add(unique)
+        tag["id"] = unique
+
+
+def _remove_unsafe(soup: BeautifulSoup) -> None:
+    """Remove scripts and everything that would make a browser ask for another file."""
+    for tag in soup.find_all(UNSAFE_TAGS):
+        log.warning("an output's <%s> is left out of the report", tag.name)
+        tag.extract()
+    for style in soup.find_all("style"):
+        # pandas writes its own table style as <style scoped>, which browsers now apply to the whole page.
+        if style.has_attr("scoped") or re.search(r"@import|url\(", style.get_text(), re.IGNORECASE):
+            style.extract()
+    for tag in soup.find_all(True):
+        for name in list(tag.attrs):
+            if _is_unsafe(tag, name, " ".join(tag.get_attribute_list(name)).strip().lower()):
+                if name == "src":
+                    log.warning("the picture %s is left out: it is not inside the notebook", tag[name])
+                del tag[name]
+
+
+def _is_unsafe(tag: Tag, name: str, value: str) -> bool:
+    """Whether an attribute runs something or fetches a file."""
+    if name == "src":
+        return not value.startswith("data:")
+    if name in ("href", "xlink:href"):
+        return not (tag.name == "a" and name == "href") and not value.startswith(("#", "data:"))
+    return "url(" in value if name == "style" else name.startswith("on") or name in UNSAFE_ATTRIBUTES
+
+
+def _tidy_picture(image: Tag) -> None:
+    if not image.has_attr("src"):
+        image.replace_with(f"[picture not included: {image.get('alt') or 'no description'}]")
+    elif not image.has_attr("alt"):
+        log.warning("a picture in Markdown or HTML has no alt text")
+        image["alt"] = ""
+
+
+def _tidy_table(soup: BeautifulSoup, table: Tag) -> None:
+    """Mark a table's headers and number columns, and wrap it in a box that scrolls where the screen is narrow."""
+    del table["border"]
+    for header in table.find_all("th"):
+        if not header.has_attr("scope"):
+            header["scope"] = "col" if header.find_parent("thead") else "row"
+    rows = [row.find_all(["th", "td"], recursive=False) for row in table.find_all("tr")]
+    # A position in a row is a column only where no cell spans several.
+    if not table.find(lambda tag: tag.has_attr("colspan") or tag.has_attr("rowspan")):
+        for column in range(max(map(len, rows), default=0)):
+            cells = [row[column] for row in rows if column < len(row)]
+            texts = [cell.get_text().strip() for cell in cells if cell.name == "td"]
+            numbers = [text for text in texts if text not in ("", *DASHES)]
+            if numbers and all(NUMBER.match(text) for text in numbers):
+                for cell in cells:
+                    cell["class"] = [*cell.get("class", []), "number"]
+    name = table.caption.get_text(" ", strip=True) if table.caption else "Table"
+    box = table.wrap(soup.new_tag("div", attrs={"class": "table", "role": "group", "tabindex": "0"}))
+    box["aria-label"] = name
+
+
+def format_formula(tex: str, display: str = "inline") -> str:
+    """TeX as MathML, which a browser sets and a screen reader reads; what cannot be converted stays as code.
+
+    display: "inline" or "block".
+    """
+    tex = " ".join(tex.split())
+    try:
+        math = convert_tex(tex, display=display)
+    except Exception as error:  # the converter's own errors have no common class
+        math, reason = "", str(error) or type(error).__name__
+    else:
+        unknown = re.search(r"<m\w>(\\\w+)</m\w>", math)  # a command that it does not know it shows as a name
+        reason = f"{unknown[1]} is unknown" if unknown else ""
+    if reason:
+        log.warning("the formula %s is shown as TeX: it cannot be made MathML (%s)", tex, reason)
+        return f"<code>{escape(tex)}</code>"
+    return math.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
