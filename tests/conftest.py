@@ -56,7 +56,7 @@ def run_sgre(*arguments, cwd=None, env=None, timeout=300) -> subprocess.Complete
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     """A folder of raw datasets with a small `mini` in it."""
-    from sgre_lib.mini.drawing import make_mini
+    from sgre_lib.mini.annotations import make_mini
 
     root = tmp_path_factory.mktemp("raw")
     make_mini(root / "mini", train_images=44, test_images=20, image_size=64, progress=False)

@@ -120,7 +120,8 @@ def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
 
 
 def _read_mini(root: Path, *, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
-    from ..mini.drawing import LABELS, make_mini
+    from ..mini.annotations import make_mini
+    from ..mini.objects import LABELS
 
     raw = root / "mini"
     if not (raw / "ImageSets" / "Main" / "test.txt").exists():  # the lists are written last: with them it is whole

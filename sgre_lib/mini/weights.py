@@ -23,7 +23,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from tqdm import tqdm
 
-from .drawing import LABELS, THEMES, add_grain, draw_clutter, draw_object
+from .objects import LABELS, draw_clutter, draw_object
+from .scenery import THEMES, paint_scenery
+from .scenes import add_grain
 
 ARCH, OUTPUT_STRIDE = "test_resnet", 16
 
@@ -42,8 +44,8 @@ def draw_named_object(index: int) -> tuple[np.ndarray, int]:
     """Picture number `index`, (SIDE, SIDE, 3) uint8, and the index of the one label it shows. Deterministic."""
     rng = np.random.default_rng((SEED, index))
     side, label = 2 * SIDE, int(rng.integers(len(LABELS)))
-    theme = THEMES[tuple(THEMES)[int(rng.integers(len(THEMES)))]]
-    scenery = theme.paint(2 * side, rng)
+    theme = tuple(THEMES)[int(rng.integers(len(THEMES)))]
+    scenery = paint_scenery(theme, 2 * side, rng)
     left, top = (int(value) for value in rng.integers(side, size=2))
     picture = scenery.crop((left, top, left + side, top + side))
     for _ in range(int(rng.integers(4))):

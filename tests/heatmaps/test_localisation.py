@@ -189,7 +189,7 @@ def test_boxes_of_visual_genome_are_those_of_the_recovered_names(tmp_path):
 
 
 def test_boxes_of_mini_are_those_of_its_drawn_objects(small_mini):
-    from sgre_lib.mini.drawing import compose_scene
+    from sgre_lib.mini.scenes import compose_scene
 
     prepared = PreparedDataset(small_mini)
     names, targets = prepared.read_list("test")

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from sgre_lib.base.errors import UserError
-from sgre_lib.mini import drawing as mini
+from sgre_lib.mini.annotations import EDGES, make_mini
+from sgre_lib.mini.objects import LABELS, draw_object
+from sgre_lib.mini.scenery import LABEL_WEIGHTS
+from sgre_lib.mini.scenes import SceneObject, compose_scene, paste_layer, plan_labels
 
 TRAIN, TEST = 24, 8
 
@@ -24,29 +27,28 @@ def hash_files(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    return mini.make_mini(tmp_path_factory.mktemp("mini"), train_images=TRAIN, test_images=TEST, progress=False)
+    return make_mini(tmp_path_factory.mktemp("mini"), train_images=TRAIN, test_images=TEST, progress=False)
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[list[mini.SceneObject]]:
+def scenes() -> list[list[SceneObject]]:
     """The objects of 300 scenes, drawn small: planning and placing do not depend on the picture's size."""
-    return [mini.compose_scene(0, index, image_size=48)[1] for index in range(1, 301)]
+    return [compose_scene(0, index, image_size=48)[1] for index in range(1, 301)]
 
 
 def test_labels_are_sixteen_sorted_names():
-    assert len(mini.LABELS) == 16
-    assert list(mini.LABELS) == sorted({label.lower() for label in mini.LABELS})
-    assert any(" " in label for label in mini.LABELS)
-    assert set(mini.LABELS) == set(mini.DRAWERS)
+    assert len(LABELS) == 16
+    assert list(LABELS) == sorted({label.lower() for label in LABELS})
+    assert any(" " in label for label in LABELS)
 
 
 def test_one_seed_gives_the_same_bytes(dataset, tmp_path):
-    again = mini.make_mini(tmp_path, train_images=TRAIN, test_images=TEST, progress=False)
+    again = make_mini(tmp_path, train_images=TRAIN, test_images=TEST, progress=False)
     assert hash_files(again) == hash_files(dataset)
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are(dataset, tmp_path):
-    few = mini.make_mini(tmp_path, train_images=3, test_images=2, progress=False)
+    few = make_mini(tmp_path, train_images=3, test_images=2, progress=False)
     all_of_them = hash_files(dataset)
     for path, digest in hash_files(few).items():
         if not path.startswith("ImageSets"):
@@ -54,13 +56,13 @@ def test_a_picture_does_not_depend_on_how_many_there_are(dataset, tmp_path):
 
 
 def test_order_of_drawing_does_not_matter():
-    forward = [mini.compose_scene(3, index, 64)[0].tobytes() for index in (1, 2, 3)]
-    backward = [mini.compose_scene(3, index, 64)[0].tobytes() for index in (3, 2, 1)]
+    forward = [compose_scene(3, index, 64)[0].tobytes() for index in (1, 2, 3)]
+    backward = [compose_scene(3, index, 64)[0].tobytes() for index in (3, 2, 1)]
     assert forward == backward[::-1]
 
 
 def test_another_seed_gives_other_pictures(dataset, tmp_path):
-    other = mini.make_mini(tmp_path, seed=1, train_images=TRAIN, test_images=TEST, progress=False)
+    other = make_mini(tmp_path, seed=1, train_images=TRAIN, test_images=TEST, progress=False)
     ours, theirs = hash_files(dataset), hash_files(other)
     assert ours.keys() == theirs.keys()
     pictures = [path for path in ours if path.endswith(".jpg")]
@@ -93,10 +95,10 @@ def test_annotations_describe_the_pictures(dataset):
         assert objects, path.name
         for item in objects:
             assert [child.tag for child in item] == ["name", "pose", "truncated", "difficult", "bndbox"]
-            assert item.findtext("name") in mini.LABELS
+            assert item.findtext("name") in LABELS
             assert item.findtext("truncated") in ("0", "1")
             assert item.findtext("difficult") in ("0", "1")
-            xmin, ymin, xmax, ymax = (int(item.find("bndbox").findtext(edge)) for edge in mini.EDGES)
+            xmin, ymin, xmax, ymax = (int(item.find("bndbox").findtext(edge)) for edge in EDGES)
             assert 1 <= xmin <= xmax <= width
             assert 1 <= ymin <= ymax <= height
 
@@ -105,10 +107,10 @@ def test_box_is_the_visible_extent():
     scene = Image.new("RGB", (40, 40))
     owner = np.zeros((40, 40), dtype=np.uint8)
     layer = Image.new("RGBA", (10, 6), (255, 0, 0, 255))
-    area, cut = mini.paste_layer(scene, owner, layer, 2.0, 20.0, 1)
+    area, cut = paste_layer(scene, owner, layer, 2.0, 20.0, 1)
     assert (area, cut) == (60, True)
-    assert mini.paste_layer(scene, owner, layer, 20.0, 20.0, 2) == (60, False)
-    mini.paste_layer(scene, owner, layer, 24.0, 20.0, 0)  # clutter in front hides six columns of the second
+    assert paste_layer(scene, owner, layer, 20.0, 20.0, 2) == (60, False)
+    paste_layer(scene, owner, layer, 24.0, 20.0, 0)  # clutter in front hides six columns of the second
     rows, columns = np.nonzero(owner == 1)
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (0, 6, 17, 22)
     rows, columns = np.nonzero(owner == 2)
@@ -119,14 +121,14 @@ def test_box_is_the_visible_extent():
 def test_an_object_outside_the_picture_leaves_no_trace(centre):
     owner = np.zeros((40, 40), dtype=np.uint8)
     layer = Image.new("RGBA", (10, 6), (255, 0, 0, 255))
-    assert mini.paste_layer(Image.new("RGB", (40, 40)), owner, layer, *centre, 1) == (60, True)
+    assert paste_layer(Image.new("RGB", (40, 40)), owner, layer, *centre, 1) == (60, True)
     assert not owner.any()
 
 
 def test_labels_are_balanced_enough(scenes):
     present = [{item.label for item in objects if not item.difficult} for objects in scenes]
     counts = Counter(label for labels in present for label in labels)
-    assert set(counts) == set(mini.LABELS)
+    assert set(counts) == set(LABELS)
     assert min(counts.values()) >= 20, counts
     assert 2.0 < np.mean([len(labels) for labels in present]) < 2.6
     difficult = np.mean([item.difficult for objects in scenes for item in objects])
@@ -137,41 +139,41 @@ def test_labels_are_balanced_enough(scenes):
 
 def test_every_label_is_planned_often_at_full_size():
     """The whole dataset without drawing: the plan is what a scene draws first from its generator."""
-    plans = [set(mini.plan_labels(np.random.default_rng((0, index)))[1]) for index in range(1, 1301)]
+    plans = [set(plan_labels(np.random.default_rng((0, index)))[1]) for index in range(1, 1301)]
     for part, least in ((plans[:1000], 88), (plans[1000:], 28)):
         counts = Counter(label for labels in part for label in labels)
-        assert min(counts[label] for label in mini.LABELS) >= least, counts
+        assert min(counts[label] for label in LABELS) >= least, counts
 
 
 def test_co_occurrence_can_be_learnt_and_is_not_certain():
-    plans = [mini.plan_labels(np.random.default_rng((0, index))) for index in range(1, 1301)]
+    plans = [plan_labels(np.random.default_rng((0, index))) for index in range(1, 1301)]
     themes = Counter(theme for theme, _ in plans)
-    assert set(themes) == set(mini.THEMES)
+    assert set(themes) == set(LABEL_WEIGHTS)
     with_moon = [labels for _, labels in plans if "moon" in labels]
     stars_beside_moon = np.mean(["star" in labels for labels in with_moon])
     stars = np.mean(["star" in labels for _, labels in plans])
     assert 2 * stars < stars_beside_moon < 0.9
-    for name, theme in mini.THEMES.items():
-        strays = [any(label not in theme.weights for label in labels) for place, labels in plans if place == name]
+    for name, weights in LABEL_WEIGHTS.items():
+        strays = [any(label not in weights for label in labels) for place, labels in plans if place == name]
         assert 0.1 < np.mean(strays) < 0.4, name
 
 
 def test_classes_look_different():
     """Mean looks at 16 x 16: any two classes differ, although pairs such as ball and clock are meant to be near."""
     means = {}
-    for label in mini.LABELS:
-        drawn = [mini.draw_object(label, 48, np.random.default_rng((5, index))) for index in range(12)]
+    for label in LABELS:
+        drawn = [draw_object(label, 48, np.random.default_rng((5, index))) for index in range(12)]
         small = [np.asarray(layer.convert("RGBa").resize((16, 16)), dtype=float) for layer in drawn]
         means[label] = np.mean(small, axis=0)
-    for first in mini.LABELS:
-        for second in mini.LABELS:
+    for first in LABELS:
+        for second in LABELS:
             if first < second:
                 assert np.abs(means[first] - means[second]).mean() > 6, (first, second)
 
 
 def test_drawn_object_fills_its_layer_with_hard_edges():
-    for label in mini.LABELS:
-        layer = mini.draw_object(label, 64, np.random.default_rng(1))
+    for label in LABELS:
+        layer = draw_object(label, 64, np.random.default_rng(1))
         alpha = np.asarray(layer.getchannel("A"))
         assert layer.getchannel("A").getbbox() == (0, 0, *layer.size)
         assert set(np.unique(alpha)) <= {0, 255}, label
@@ -180,7 +182,7 @@ def test_drawn_object_fills_its_layer_with_hard_edges():
 
 def test_another_image_size_shows_the_same_scenes():
     for index in range(1, 9):
-        small, large = (mini.compose_scene(0, index, size) for size in (96, 192))
+        small, large = (compose_scene(0, index, size) for size in (96, 192))
         assert small[0].size == (96, 96)
         assert [item.label for item in small[1]] == [item.label for item in large[1]]
         # The median: rounding may hide the sliver of an object that the larger picture still shows.
@@ -189,17 +191,17 @@ def test_another_image_size_shows_the_same_scenes():
 
 
 def test_lists_are_written_last(dataset, tmp_path, monkeypatch):
-    root = mini.make_mini(tmp_path, train_images=2, test_images=1, progress=False)
+    root = make_mini(tmp_path, train_images=2, test_images=1, progress=False)
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mini, "compose_scene", stop)
+        patch.setattr("sgre_lib.mini.annotations.compose_scene", stop)
         with pytest.raises(KeyboardInterrupt):
-            mini.make_mini(root, train_images=2, test_images=1, progress=False)
+            make_mini(root, train_images=2, test_images=1, progress=False)
     assert list((root / "ImageSets" / "Main").iterdir()) == []
-    mini.make_mini(root, train_images=2, test_images=1, progress=False)
+    make_mini(root, train_images=2, test_images=1, progress=False)
     assert len(list((root / "ImageSets" / "Main").iterdir())) == 2
 
 
@@ -207,12 +209,12 @@ def test_somebody_elses_pictures_are_left_alone(tmp_path):
     (tmp_path / "JPEGImages").mkdir()
     (tmp_path / "JPEGImages" / "000001.jpg").write_bytes(b"a photo")
     with pytest.raises(UserError, match="not mini's"):
-        mini.make_mini(tmp_path, train_images=1, test_images=1, progress=False)
+        make_mini(tmp_path, train_images=1, test_images=1, progress=False)
     assert (tmp_path / "JPEGImages" / "000001.jpg").read_bytes() == b"a photo"
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_images": 0}, {"test_images": 0}, {"image_size": 16}])
 def test_numbers_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
-        mini.make_mini(tmp_path / "mini", progress=False, **wrong)
+        make_mini(tmp_path / "mini", progress=False, **wrong)
     assert not (tmp_path / "mini").exists()

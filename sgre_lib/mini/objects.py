@@ -1,0 +1,70 @@
+"""Objects, clutter and what stands in front, as layers: drawn by the tables objects.toml and clutter.toml."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from .chance import happens, pick_between, pick_count, pick_one
+from .colours import INK, pick_colour
+from .drawings import Drawing, name_values, read_drawings
+from .shapes import GRADIENT
+
+OBJECTS = read_drawings("objects.toml", turn="between(-10, 10)", flip="chance(0.5)", aspect="between(0.88, 1.14)")
+
+CLUTTER = read_drawings("clutter.toml")
+
+OCCLUDERS = ("bar", "posts", "foliage")
+
+LABELS: tuple[str, ...] = tuple(sorted(OBJECTS))
+
+HEIGHTS = {label: tuple(drawing.more.get("height", (0.3, 0.92))) for label, drawing in OBJECTS.items()}
+"""Where an object's centre usually lies between the top (0) and the bottom (1) of the picture."""
+
+REACHED = [0] + [255] * 255
+
+
+def draw_layer(drawing: Drawing, size: float, rng: np.random.Generator) -> Image.Image:
+    """A drawing whose unit square is `size` pixels wide, on a transparent layer around it."""
+    names = name_values(rng)
+    canvas = drawing.start_canvas(size, names)
+    drawing.steps(names | canvas.shapes() | {"scale": canvas.scale})
+    return canvas.layer
+
+
+def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Image:
+    """The RGBA layer of one object of class `label`, cut to what is drawn, with hard edges (alpha 0 or 255).
+
+    `size` is the side of the object's unit square in pixels of the layer. Raises KeyError for an unknown label.
+    """
+    layer = draw_layer(OBJECTS[label], size, rng)
+    alpha = layer.getchannel("A")
+    shaded = pick_between(rng, 0.0, 0.3)
+    if shaded > 0.08:  # one side lies in the shade
+        slope = GRADIENT.resize(layer.size, Image.Resampling.NEAREST)
+        slope = slope.point([round(level * shaded) for level in range(256)]).rotate(90 * pick_count(rng, 0, 3))
+        layer = Image.composite(Image.new("RGBA", layer.size, (*INK, 255)), layer, slope)
+        layer.putalpha(alpha)
+    if happens(rng, 0.85):  # an outline
+        ink = pick_colour(rng, "white cream" if happens(rng, 0.2) else "charcoal navy brown")
+        ground = Image.new("RGBA", layer.size, (*ink, 0))
+        # What a blur reaches at all is the shape made wider: faster than a maximum filter.
+        ground.putalpha(alpha.filter(ImageFilter.BoxBlur(max(1, round(size / 48)))).point(REACHED))
+        ground.paste(layer, (0, 0), alpha)
+        layer = ground
+    return _cut(layer)
+
+
+def draw_clutter(size: float, rng: np.random.Generator) -> Image.Image:
+    """The RGBA layer of one unlabelled shape in the objects' colours."""
+    return _cut(draw_layer(CLUTTER["clutter"], size, rng))
+
+
+def draw_occluder(size: float, rng: np.random.Generator) -> Image.Image:
+    """The RGBA layer of a bar, a row of posts or some foliage that covers part of an object of `size`."""
+    return _cut(draw_layer(CLUTTER[pick_one(rng, OCCLUDERS)], size, rng))
+
+
+def _cut(layer: Image.Image) -> Image.Image:
+    box = layer.getchannel("A").getbbox()
+    return layer.crop(box) if box else layer
