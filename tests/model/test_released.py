@@ -24,7 +24,8 @@ from torch.nn import functional
 from sgre_lib import build_model, commands, convert_released, export_released, load_experiment
 from sgre_lib.base.errors import UserError
 from sgre_lib.model.checkpoints import load_state, read_checkpoint
-from sgre_lib.model.released import HEAD_NAMES, is_released, rename
+from sgre_lib.model.released import is_released
+from sgre_lib.model.released_names import HEAD_NAMES, rename
 
 torch.set_num_threads(1)
 LABELS, EMBED_DIM = 5, 12
