@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import FLOOR
+from .metrics import average_counts
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 """The thresholds that are tried."""
@@ -78,10 +78,14 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarra
     # A label without an image is best never predicted.
     own_guesses, own_hits = (np.where(there, counts[chosen, columns], 0.0) for counts in (guesses, hits))
     per_label = np.where(there, THRESHOLDS[chosen], np.nan)
-    return ThresholdChoice(
-        THRESHOLDS, _class_f1(hits, guesses, truths), _overall_f1(hits, guesses, truths), per_label,
-        float(_class_f1(own_hits, own_guesses, truths)), float(_overall_f1(own_hits, own_guesses, truths)),
-    )  # fmt: skip
+    one, own = (
+        (
+            average_counts(found, said, truths)["CF1"],
+            2 * found.sum(axis=-1) / np.maximum(said.sum(axis=-1) + truths.sum(), 1.0),  # 0 where nothing is predicted
+        )
+        for found, said in ((hits, guesses), (own_hits, own_guesses))
+    )
+    return ThresholdChoice(THRESHOLDS, *one, per_label, *map(float, own))
 
 
 def _kept(scores: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:
@@ -94,15 +98,3 @@ def _count_reached(reached: np.ndarray, counted: np.ndarray) -> np.ndarray:
     keys = (reached * labels + np.arange(labels))[counted]
     exactly = np.bincount(keys, minlength=levels * labels).reshape(levels, labels)
     return exactly[::-1].cumsum(axis=0)[::-1][1:].astype(np.float64)
-
-
-def _class_f1(hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """F1 of precision and recall averaged over labels, the last axis, by the release's rule for empty counts."""
-    precision = (np.maximum(hits, FLOOR) / np.maximum(guesses, FLOOR)).mean(axis=-1)
-    recall = (np.maximum(hits, FLOOR) / np.maximum(truths, FLOOR)).mean(axis=-1)
-    return 2 * precision * recall / (precision + recall)
-
-
-def _overall_f1(hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """F1 of the summed counts; 0 where nothing is predicted."""
-    return 2 * hits.sum(axis=-1) / np.maximum(guesses.sum(axis=-1) + truths.sum(), 1.0)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from .metrics import FLOOR, keep_topk
+from .metrics import METRICS, average_counts, keep_topk
 
 RESAMPLES = 1000
 """At most so many resamples."""
@@ -25,8 +25,6 @@ WORK = 2e9
 COCO's 40,137 x 80 gets 622, VG500's 10,000 x 500 gets 400."""
 
 CONFIDENCE = 0.95
-
-METRICS = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
 
 COLUMNS = (*METRICS, *(f"top3_{name}" for name in METRICS[1:]))
 """The columns of the paper's tables, in order."""
@@ -103,23 +101,8 @@ def resample_metrics(
     for values in (scores, keep_topk(scores, topk)):
         predicted, truths = (values >= threshold) & kept, targets & kept
         sums = [counts @ marks.astype(np.float64) for marks in (predicted & truths, predicted, truths)]
-        columns += _precision_recall(*sums, never_predicted)
+        columns += average_counts(*sums, never_predicted).values()
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def _precision_recall(hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray, never_predicted: str) -> list:
-    """CP, CR, CF1, OP, OR, OF1 of each resample from its counts (R, L), by the rules of `metrics.precision_recall`."""
-    low = FLOOR if never_predicted == "one" else 0.0
-    least = FLOOR if never_predicted == "one" else 1.0
-    cp = (np.maximum(hits, low) / np.maximum(guesses, least)).mean(axis=1)
-    cr = (np.maximum(hits, low) / np.maximum(truths, least)).mean(axis=1)
-    right, said, there = hits.sum(axis=1), guesses.sum(axis=1), truths.sum(axis=1)
-    op, or_ = (np.divide(right, whole, out=np.full_like(right, np.nan), where=whole > 0) for whole in (said, there))
-    return [cp, cr, _harmonic(cp, cr), op, or_, _harmonic(op, or_)]
-
-
-def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b != 0)  # NaN stays NaN
 
 
 def spread(values: Sequence[float]) -> float | None:

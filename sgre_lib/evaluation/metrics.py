@@ -10,6 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+METRICS = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
+"""The metrics of the paper, in the order of its tables."""
+
 FLOOR = np.finfo(np.float64).eps
 """The release floors counts at this value in the per-label averages: 0/0 becomes 1, 0/n becomes 0 to 16 digits."""
 
@@ -86,7 +89,8 @@ def precision_recall(
     scores, targets, counted = _as_arrays(scores, targets, ignore)
     if topk is not None:
         scores = keep_topk(scores, topk)
-    return _average_counts(*_count(scores >= threshold, targets, counted), never_predicted)
+    counts = _count(scores >= threshold, targets, counted)
+    return {name: float(value) for name, value in average_counts(*counts, never_predicted).items()}
 
 
 def _count(predicted: np.ndarray, targets: np.ndarray, counted: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -98,19 +102,24 @@ def _count(predicted: np.ndarray, targets: np.ndarray, counted: np.ndarray | Non
     )
 
 
-def _average_counts(
-    hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray, never_predicted: str
-) -> dict[str, float]:
+def average_counts(
+    hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray, never_predicted: str = "one"
+) -> dict[str, np.ndarray]:
+    """CP, CR, CF1, OP, OR, OF1 from counts of right predictions, predictions and positives, (..., L) each."""
     if never_predicted not in ("one", "zero"):
         raise ValueError(f"never_predicted={never_predicted!r}: choose 'one' or 'zero'")
-    if never_predicted == "one":
-        precision = np.maximum(hits, FLOOR) / np.maximum(guesses, FLOOR)
-        recall = np.maximum(hits, FLOOR) / np.maximum(truths, FLOOR)
-    else:
-        precision, recall = hits / np.maximum(guesses, 1.0), hits / np.maximum(truths, 1.0)
-    cp, cr = float(precision.mean()), float(recall.mean())
-    op, or_ = _ratio(hits.sum(), guesses.sum()), _ratio(hits.sum(), truths.sum())
-    return {"CP": cp, "CR": cr, "CF1": _harmonic(cp, cr), "OP": op, "OR": or_, "OF1": _harmonic(op, or_)}
+    hits, guesses, truths = np.broadcast_arrays(hits, guesses, truths)
+    low, least = (FLOOR, FLOOR) if never_predicted == "one" else (0.0, 1.0)
+    cp = (np.maximum(hits, low) / np.maximum(guesses, least)).mean(axis=-1)
+    cr = (np.maximum(hits, low) / np.maximum(truths, least)).mean(axis=-1)
+    op, or_ = (_divide(hits.sum(axis=-1), whole.sum(axis=-1), np.nan) for whole in (guesses, truths))
+    f1 = (_divide(2 * a * b, a + b, 0.0) for a, b in ((cp, cr), (op, or_)))
+    return dict(zip(METRICS[1:], (cp, cr, next(f1), op, or_, next(f1)), strict=True))
+
+
+def _divide(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:
+    """part / whole, and `otherwise` where whole is 0; NaN stays NaN."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), otherwise), where=whole != 0)
 
 
 def evaluate_scores(
@@ -134,15 +143,16 @@ def evaluate_scores(
     ap, plain, eleven = _average_precisions(scores, targets, counted).values()
     hits, guesses, truths = _count(scores >= threshold, targets, counted)
     top_hits, top_guesses, _ = _count(keep_topk(scores, topk) >= threshold, targets, counted)
-    top = _average_counts(top_hits, top_guesses, truths, never_predicted)
+    every = average_counts(hits, guesses, truths, never_predicted)
+    top = average_counts(top_hits, top_guesses, truths, never_predicted)
     return {
         "mAP": float(ap.mean()),
         "AP": ap,
         "mAP_non_interpolated": float(plain.mean()),
         "AP_non_interpolated": plain,
         "mAP_11_point": float(eleven.mean()),
-        **_average_counts(hits, guesses, truths, never_predicted),
-        **{f"top{topk}_{name}": value for name, value in top.items()},
+        **{name: float(value) for name, value in every.items()},
+        **{f"top{topk}_{name}": float(value) for name, value in top.items()},
         "never_predicted": never_predicted,
         "labels_never_predicted": np.flatnonzero(guesses == 0).tolist(),
         f"top{topk}_labels_never_predicted": np.flatnonzero(top_guesses == 0).tolist(),
@@ -182,11 +192,3 @@ def _as_arrays(scores, targets, ignore) -> tuple[np.ndarray, np.ndarray, np.ndar
     if ignore.shape != scores.shape:
         raise ValueError(f"ignore has shape {ignore.shape}, scores {scores.shape}")
     return scores, targets.astype(bool), ignore == 0
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
-
-
-def _harmonic(a: float, b: float) -> float:
-    return 2 * a * b / (a + b) if a + b else 0.0  # NaN is true, and stays NaN

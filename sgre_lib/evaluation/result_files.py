@@ -10,8 +10,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..base.files import write_array, write_json, write_text
 from ..datasets.prepared import Split
-
-SUMMARY = ("mAP", "CP", "CR", "CF1", "OP", "OR", "OF1")
+from .metrics import METRICS
 
 
 def write_results(
@@ -45,7 +44,7 @@ def write_results(
 
 def format_result(labels: list[str], metrics: dict, topk: int) -> str:
     """The text of result.txt: `name<TAB>value` with three decimals, the metrics and then a line a label (its AP)."""
-    names = [*SUMMARY, *(f"top{topk}_{name}" for name in SUMMARY[1:]), "mAP_non_interpolated", "mAP_11_point"]
+    names = [*METRICS, *(f"top{topk}_{name}" for name in METRICS[1:]), "mAP_non_interpolated", "mAP_11_point"]
     rows = [(name, metrics[name]) for name in names] + list(zip(labels, metrics["AP"], strict=True))
     return "".join(f"{name}\t{value:.3f}\n" for name, value in rows)
 
@@ -54,8 +53,8 @@ def describe_metrics(metrics: dict, labels: list[str], topk: int) -> list[str]:
     """Lines for a person: the metrics in percent, and which rule was used for how many labels."""
     lines = [
         f"mAP {100 * metrics['mAP']:.2f}  (non-interpolated rule {100 * metrics['mAP_non_interpolated']:.2f})",
-        "all    " + "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in SUMMARY[1:]),
-        f"top-{topk}  " + "  ".join(f"{name} {100 * metrics[f'top{topk}_{name}']:.1f}" for name in SUMMARY[1:]),
+        "all    " + "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in METRICS[1:]),
+        f"top-{topk}  " + "  ".join(f"{name} {100 * metrics[f'top{topk}_{name}']:.1f}" for name in METRICS[1:]),
     ]
     value = "1" if metrics["never_predicted"] == "one" else "0"
     for key, what in (

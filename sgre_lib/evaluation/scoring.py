@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..base.settings import TrainSettings
 from ..datasets.prepared import Split
 from ..images.loading import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from ..images.transforms import make_transform
@@ -54,7 +55,14 @@ def score_images(
 
 
 def score_split(
-    model: nn.Module, split: Split, settings, device: torch.device, *, batch_size: int, num_workers: int, progress: bool
+    model: nn.Module,
+    split: Split,
+    settings: TrainSettings,
+    device: torch.device,
+    *,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
 ) -> np.ndarray:
     """Scores (N, L) of a model for a split, in the split's order."""
     dataset = PhotoDataset(split, make_transform(settings, training=False))
