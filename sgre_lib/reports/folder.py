@@ -71,7 +71,7 @@ def write_folder(
     if "index.html" not in by_address:
         raise ValueError("one of the pages is index.html")
     folder = Path(out)
-    _check_folder(folder)
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,7 +80,7 @@ def write_folder(
         return _Build(folder, by_address, sources).run(progress)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """UserError where the folder is a file or holds anything else than an earlier report."""
     if folder.is_dir():
         others = [path.name for path in folder.iterdir() if path.name != ".lock"]

@@ -26,8 +26,8 @@ LINK_SCHEMES = ("http", "https", "mailto")
 DASHES = ("-", "\u2013", "\u2014")
 """Cells that say "none", in a column of numbers too."""
 
-NUMBER = re.compile(r"[-+\u2212±]?\.?\d|nan$", re.IGNORECASE)
-"""How the text of a cell with a number begins."""
+NUMBER = re.compile(r"([-+\u2212±]?\.?\d[\W\d_]*([^\W\d_]{1,8}[\W\d_]*)?|nan)$", re.IGNORECASE)
+"""The text of a cell with a number: it begins with one, and has no more than a word, such as a unit."""
 
 Links = Mapping[str, str] | Callable[[str], str | None]
 """Where links to local files lead: from a file's path, as written in the notebook but without %-signs and anchor, to an

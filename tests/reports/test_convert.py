@@ -277,6 +277,16 @@ def test_tables_keep_headers_and_scroll(tmp_path):
     assert "as text" not in html
 
 
+def test_columns_of_numbers_are_known_by_their_cells(tmp_path):
+    columns = {
+        "number": ["84.1 ± 0.3 (2 seeds)", "-0.5", "9e-05", "1,234 M", "–", "nan"],
+        "text": ["3 of 4 done, 1 failed", "12 images of 20", "1", "2", "3", "4"],
+    }
+    lines = "".join(f"<tr><th>a</th><td>{a}</td><td>{b}</td></tr>" for a, b in zip(*columns.values(), strict=True))
+    page = Page(export(tmp_path, new_code_cell("1", outputs=[html_output(f"<table>{lines}</table>")])))
+    assert [cell.get("class") for cell in page.all("td")] == ["number", None] * 6
+
+
 def test_formulas_are_mathml_or_shown_as_tex(tmp_path, caplog):
     prose = "# T\n\n$p_m$ and $$\\sum_i p_i$$\n\n$\\unknown{x}<y$ and $\\left(x$"
     latex = new_output("display_data", data={"text/latex": "$\\frac{a}{b}$", "text/plain": "Math"})
