@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..base.errors import UserError
@@ -25,7 +26,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"the checkpoint {path} is missing")
     try:
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                # Of a damaged file torch warns that its protocol is odd, and then fails: one message is enough.
+                warnings.simplefilter("ignore", UserWarning)
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's text goes on to recommend loading without the safeguard.
         named = re.search(r"(?:GLOBAL|class) ([\w.]+\.\w+)", str(error))
@@ -40,19 +47,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"the checkpoint {path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
-
-
-def _unpickle(path: Path) -> Any:
-    with warnings.catch_warnings():
-        # Of a damaged file torch warns that its protocol is odd, and then fails: one message is enough.
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def reason_of(error: BaseException) -> str:

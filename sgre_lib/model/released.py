@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 
 import timm
 import torch
@@ -47,81 +48,80 @@ def convert_released(state_dict: dict[str, Tensor]) -> ConvertedState:
     """
     if not isinstance(state_dict, dict) or not state_dict:
         raise UserError("a released checkpoint is a dictionary of named tensors, and not empty")
-    backbone: dict[str, Tensor] = {}
-    keys: dict[str, str] = {}  # entry of the backbone -> key in the file
-    result = ConvertedState()
+    entries: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}  # name of an entry -> its key in the file
     for key, value in state_dict.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UserError(f"a released checkpoint holds named tensors, but {key!r} is a {type(value).__name__}")
-        _check_tensor(key, value)
+        _check_entry(key, value)
         name = key.removeprefix("module.")
-        if name.startswith("backbone."):
-            name = name.removeprefix("backbone.")
-            if name in backbone:
-                raise _twice(key)
-            backbone[name], keys[name] = value, key
-            continue
-        ours = rename(name, HEAD_NAMES)
-        if ours is None:
-            raise UserError(f"the checkpoint has a key that SGRE's release does not have: {key!r}")
-        if f"head.{ours}" in result:
+        if name in entries:
             raise _twice(key)
-        if re.fullmatch(r"intra_modal\.\w+\.linear\.weight", ours) and value.dim() == 3:
-            value = value.squeeze(-1)
-        result[f"head.{ours}"] = value
-    if backbone:
-        _convert_backbone(backbone, keys, result)
-    return result
-
-
-def _twice(key: str) -> UserError:
-    return UserError(f"the checkpoint has {key!r} twice, under two names (with and without module., or old and new)")
-
-
-def _check_tensor(key: str, value: Tensor) -> None:
-    """UserError for a tensor that no state dict holds: sparse, or a view that repeats a few numbers without end."""
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
-        raise UserError(f"the checkpoint's {key!r} is not a tensor of plain numbers")
-    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise UserError(f"the checkpoint's {key!r} claims {value.numel()} numbers and holds fewer")
-
-
-def _convert_backbone(backbone: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
-    """Add the entries of a released backbone to `result`, under timm's names."""
-    family = next((name for name in FAMILIES if FAMILIES[name].sign[0] in backbone), None)
-    if family is None:
-        raise UserError(
-            f"the checkpoint's backbone is no ResNet, TResNet, ViT or Swin under their released names: it has no "
-            f"{', '.join(FAMILIES[name].sign[0] for name in FAMILIES)}; its first key is {next(iter(keys.values()))!r}"
-        )
-    backbone = dict(backbone)
+        entries[name], keys[name] = value, key
+    family = _find_family(entries, keys)
+    result = ConvertedState()
     if family == "swin":
-        _unbend_position_index(backbone, keys, result)
-    # As timm tells them apart: only the old names have a downsample in the first stage.
-    shift = 1 if family == "swin" and "layers.0.downsample.reduction.weight" in backbone else 0
-    for name, value in backbone.items():
-        key = keys[name]
-        ours = rename(name, FAMILIES[family].names)
+        _unbend_position_index(entries, keys, result)
+    # As timm tells them apart: only the old names of Swin have a downsample in the first stage.
+    shift = int("backbone.layers.0.downsample.reduction.weight" in entries)
+    for name, value in entries.items():
+        key, ours = keys[name], _convert_name(name, family, shift)
         if ours is None:
             if key not in result.left_out:
                 result.left_out[key] = _reason_to_leave_out(family, name, value, key)
             continue
-        ours = "backbone." + shift_downsample(ours, shift)
         if ours in result:
             raise _twice(key)
-        if family == "tresnet" and ours.endswith(".bn.weight"):
+        if re.fullmatch(r"head\.intra_modal\.\w+\.linear\.weight", ours) and value.dim() == 3:
+            value = value.squeeze(-1)
+        if family == "tresnet" and ours.startswith("backbone.") and ours.endswith(".bn.weight"):
             value = value.abs() + ABN_EPS
         result[ours] = value
     if family == "tresnet":
         for ours in [ours for ours in result if ours.startswith("backbone.") and ours.endswith(".bn.running_mean")]:
             # In-place ABN counts no batches. With a fixed momentum the counter takes no part in anything.
             result.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return result
 
 
-def _reason_to_leave_out(family: str, name: str, value: Tensor, key: str) -> str:
+def _check_entry(key: str, value: Tensor) -> None:
+    """UserError for what no state dict holds: sparse tensors, or views that repeat a few numbers without end."""
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        raise UserError(f"a released checkpoint holds named tensors, but {key!r} is a {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        raise UserError(f"the checkpoint's {key!r} is not a tensor of plain numbers")
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise UserError(f"the checkpoint's {key!r} claims {value.numel()} numbers and holds fewer")
+
+
+def _twice(key: str) -> UserError:
+    return UserError(f"the checkpoint has {key!r} twice, under two names (with and without module., or old and new)")
+
+
+def _find_family(entries: dict[str, Tensor], keys: dict[str, str]) -> str | None:
+    """The family of a released backbone, told by its names; None where there is only a head."""
+    first = next((keys[name] for name in entries if name.startswith("backbone.")), None)
+    signs = {name: family.sign[0] for name, family in FAMILIES.items()}
+    found = next((name for name, sign in signs.items() if f"backbone.{sign}" in entries), None)
+    if first is not None and found is None:
+        raise UserError(
+            f"the checkpoint's backbone is no ResNet, TResNet, ViT or Swin under their released names: it has no "
+            f"{', '.join(signs.values())}; its first key is {first!r}"
+        )
+    return found
+
+
+def _convert_name(name: str, family: str | None, shift: int) -> str | None:
+    """Our name of a released entry; None where it has none. shift: of the stages of Swin's downsampling."""
+    if not name.startswith("backbone."):
+        ours = rename(name, HEAD_NAMES)
+        return ours and f"head.{ours}"
+    ours = rename(name.removeprefix("backbone."), FAMILIES[family].names)
+    return ours and f"backbone.{shift_downsample(ours, shift)}"
+
+
+def _reason_to_leave_out(family: str | None, name: str, value: Tensor, key: str) -> str:
     """Why a released entry has no place in the model; UserError where none is known, or where it is another table."""
-    for pattern, reason in FAMILIES[family].left_out:
-        if rename(name, (pattern,)) is None:
+    for pattern, reason in FAMILIES[family].left_out if name.startswith("backbone.") else ():
+        if rename(name.removeprefix("backbone."), (pattern,)) is None:
             continue
         if name.endswith("attn_mask") and not _is_attention_mask(value):
             raise UserError(f"the checkpoint's {key!r} is not the mask of a Swin with shifted windows")
@@ -149,6 +149,7 @@ def _is_attention_mask(mask: Tensor) -> bool:
     return computed is not None and torch.allclose(mask.float(), computed, atol=1.0)
 
 
+@cache
 def swin_tables(window: int, side: int, *, shifted: bool) -> tuple[Tensor, Tensor | None]:
     """The position index and attention mask that timm computes for a block of `window` on a map of `side` squared.
 
@@ -160,32 +161,30 @@ def swin_tables(window: int, side: int, *, shifted: bool) -> tuple[Tensor, Tenso
     return block.attn.relative_position_index, block.attn_mask
 
 
-def _unbend_position_index(backbone: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
+def _unbend_position_index(entries: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
     """Check Swin's position indices; where the moving average has bent one, put it into the bias table instead.
 
     The release averages every entry of the state dict, and an average of equal integers that falls short of them by
     rounding is cut to the next lower one: with some decays (0.9, not the published ones) an index v ends as v - 1. The
     bias in effect is table[index], so the table that the model needs is the old one read at the bent index.
     """
-    computed: dict[int, Tensor] = {}
-    for name in [name for name in backbone if name.endswith(".relative_position_index")]:
-        index, key = backbone[name], keys[name]
+    for name in [name for name in entries if name.endswith(".relative_position_index")]:
+        index, key = entries[name], keys[name]
         place = name.removesuffix("index") + "bias_table"
-        table = backbone.get(place, torch.empty(0))
+        table = entries.get(place, torch.empty(0))
         window = math.isqrt(index.shape[0]) if index.dim() == 2 else 0
         fits = window > 0 and tuple(index.shape) == (window**2, window**2) and not index.is_floating_point()
         fits = fits and table.dim() == 2 and len(table) == (2 * window - 1) ** 2
         if not fits or index.amin() < 0 or index.amax() >= len(table):
             raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
-        if window not in computed:
-            computed[window] = swin_tables(window, window, shifted=False)[0]
-        if torch.equal(index, computed[window]):
+        computed = swin_tables(window, window, shifted=False)[0]
+        if torch.equal(index, computed):
             continue
         bent = torch.empty(len(table), dtype=torch.long)
-        bent[computed[window].flatten()] = index.flatten().long()
-        if not torch.equal(bent[computed[window]], index):
+        bent[computed.flatten()] = index.flatten().long()
+        if not torch.equal(bent[computed], index):
             raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
-        backbone[place] = table[bent]
+        entries[place] = table[bent]
         result.left_out[key] = "bent by the moving average of integers; relative_position_bias_table is read through it"
 
 
