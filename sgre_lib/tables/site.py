@@ -423,7 +423,7 @@ def choose_heatmaps(experiment: Path) -> list[Path]:
     """Of an experiment's drawn heatmaps one of each kind: a hit, a false alarm and a miss."""
     if not (experiment / "visualization").is_dir():
         return []
-    from ..heatmaps.choice import choose_gallery
+    from ..heatmaps.photo_choice import choose_gallery
 
     return choose_gallery(experiment)
 

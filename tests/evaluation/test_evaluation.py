@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sgre_lib import PreparedDataset, UserError, evaluate, evaluate_scores, load_experiment, visualize
-from sgre_lib.heatmaps.choice import choose_gallery, choose_images
+from sgre_lib.heatmaps.photo_choice import choose_gallery, choose_images
 
 
 def test_result_files(experiment, small_mini):

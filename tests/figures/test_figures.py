@@ -28,8 +28,8 @@ from sgre_lib.figures import (
     draw_thresholds,
     save_figure,
 )
-from sgre_lib.heatmaps.align import average_correlation
-from sgre_lib.heatmaps.choice import choose_failures
+from sgre_lib.heatmaps.maps import average_correlation
+from sgre_lib.heatmaps.photo_choice import choose_failures
 from sgre_lib.model.experiment import open_dataset
 
 
