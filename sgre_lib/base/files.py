@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -93,11 +95,29 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]], digits: int | None = None) -> str:
+    """CSV text with a header line; floats are rounded to `digits` where that is given."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    rounds = digits is not None
+    writer.writerows([round(x, digits) if rounds and isinstance(x, float) else x for x in row] for row in rows)
+    return text.getvalue()
+
+
 def write_array(path: str | os.PathLike, array: np.ndarray) -> Path:
     """Write a `.npy` file atomically."""
     with open_atomic(path, "wb") as file:
         np.save(file, array, allow_pickle=False)
     return Path(path)
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """The array of a `.npy` file; UserError where it is not one that can be read without running code."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a readable .npy array ({error})") from None
 
 
 def read_toml(path: str | os.PathLike, what: str = "file") -> dict[str, Any]:

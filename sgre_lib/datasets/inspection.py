@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..base.files import read_lines
-from .prepared import SPLITS, PreparedDataset, read_array
+from ..base.files import read_array, read_lines
+from .prepared import SPLITS, PreparedDataset
 
 EXPECTED_COUNTS = {
     "voc2007": (20, 5_011, 4_952),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError
-from ..base.files import write_array
+from ..base.files import read_array, write_array
 from ..base.places import check_out, find_file
-from .prepared import PreparedDataset, read_array
+from .prepared import PreparedDataset
 
 RANDOM_SIZE = 768
 """T of `random` label embeddings, which are trained."""

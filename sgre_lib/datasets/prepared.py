@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
-from ..base.files import fingerprint, read_lines, write_array, write_json, write_text
+from ..base.files import fingerprint, read_array, read_lines, write_array, write_json, write_text
 from ..base.places import working_root
 from .boxes import ImageBoxes, read_boxes, write_boxes
 
@@ -58,14 +58,6 @@ def prepared_folder(data: str | os.PathLike) -> Path:
         return named
     # A relative path written at the top of the checkout also works from a notebook, whose kernel starts below it.
     return path if path.is_dir() or not (working_root() / path).is_dir() else working_root() / path
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The array of a `.npy` file; UserError where it is not one that can be read without running code."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy array ({error})") from None
 
 
 @dataclass(frozen=True)

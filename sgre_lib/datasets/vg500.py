@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..base.errors import UserError
+from ..base.files import csv_text
 from .boxes import ImageBoxes, add_extent, read_photo_size
 from .coco import stream_json
 from .image_lists import read_split_lists
@@ -63,9 +64,7 @@ class RecoveredLabels(list[str]):
 
     def agreement_csv(self) -> str:
         """The agreements as CSV text, a line a label."""
-        import pandas
-
-        return pandas.DataFrame(self.agreements).round(4).to_csv(index=False, lineterminator="\n")
+        return csv_text(LabelAgreement._fields, self.agreements, digits=4)
 
 
 def read_vg500(

@@ -17,8 +17,7 @@ from sgre_lib.datasets.boxes import add_box
 from sgre_lib.datasets.inspection import inspect
 from sgre_lib.figures import draw_boxed_maps, draw_localisation
 from sgre_lib.heatmaps.maps import align
-from sgre_lib.heatmaps.localise import Localisation
-from sgre_lib.heatmaps.pointing_game import Pair, cover_patches, measure_map, summarise_pairs
+from sgre_lib.heatmaps.pointing_game import Localisation, Pair, cover_patches, measure_map, summarise_pairs
 from sgre_lib.model.build import build_model
 from sgre_lib.model.checkpoints import write_checkpoint
 from sgre_lib.model.experiment import BEST, latest_experiment, load_experiment
