@@ -37,7 +37,7 @@ from ..images.transforms import make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment, open_dataset
 from ..model.precision import autocast
-from .pointing import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
+from .pointing_game import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
 
 
 def localise(

@@ -15,8 +15,8 @@ from ..datasets.prepared import Split
 from ..figures import draw_heatmap, judge, save_figure
 from ..images.reading import read_photo
 from ..model.experiment import load_experiment, open_dataset
-from .align import align
-from .choice import choose_images, find_scores
+from .maps import align
+from .photo_choice import choose_images, find_scores
 
 
 def find_images(names: Sequence[str], split: Split) -> list[int]:
