@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import nbformat
+from bs4 import BeautifulSoup, Comment, Tag
 from jinja2 import pass_context
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -20,7 +21,7 @@ from traitlets.config import Config
 
 from ..base.errors import UserError
 from ..base.files import write_text
-from .tidy import Links, Tidier, format_formula
+from .tidy import HEADINGS, Links, Tidier, format_formula
 
 log = logging.getLogger(__name__)
 
@@ -59,20 +60,18 @@ def export_html(
     for number, cell in enumerate(content.cells, 1):
         if not has_tag(cell, "hide"):
             _clean_outputs(number, cell)
-    content.cells = [cell for cell in content.cells if not has_tag(cell, "hide")]
-    content.cells = _leave_out_silent_sections(_merge_parameters(content.cells))
-    prose = [cell.source for cell in content.cells if cell.cell_type == "markdown"]
-    titles = [text for source in prose for level, text in headings(source) if level == 1]
-    report = {
-        "title": title or (titles[0] if titles else notebook.stem.replace("_", " ")),
-        "has_heading": bool(titles),
-        "code": code,
-        "trail": trail,
-        "source": _describe_source(notebook, content),
-    }
+    content.cells = _merge_parameters([cell for cell in content.cells if not has_tag(cell, "hide")])
+    report = {"name": notebook.name, "code": code, "trail": trail}
     page, _ = _ReportExporter(Tidier(notebook.parent, links)).from_notebook_node(content, {"report": report})
+    soup = BeautifulSoup(page, "html.parser")
+    _leave_out_silent_sections(soup.main)
+    if soup.h1 is None:
+        heading = soup.new_tag("h1")
+        heading.string = title or notebook.stem.replace("_", " ")
+        soup.main.insert(0, heading)
+    soup.title.string = title or soup.h1.get_text()
     html.parent.mkdir(parents=True, exist_ok=True)
-    return write_text(html, page)
+    return write_text(html, str(soup))
 
 
 def has_tag(cell: NotebookNode, tag: str) -> bool:
@@ -82,13 +81,11 @@ def has_tag(cell: NotebookNode, tag: str) -> bool:
 def read_notebook(path: Path) -> NotebookNode:
     """Read a notebook of format 4; anything that is not a valid one raises UserError with the first fault."""
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text := path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such notebook") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    try:
-        raw = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not a notebook, its text is not JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("nbformat") != 4:
@@ -99,30 +96,6 @@ def read_notebook(path: Path) -> NotebookNode:
         cell = f"cell {where[1] + 1}: " if where[:1] == ["cells"] and len(where) > 1 else ""
         raise UserError(f"{path}: {cell}not valid in a notebook ({fault.message[:200]})")
     return nbformat.reads(text, as_version=4)
-
-
-def headings(markdown: str) -> Iterator[tuple[int, str]]:
-    """Yield level and text of each `#` heading outside fenced code."""
-    for level, lines in _split_at_headings(markdown):
-        if level:
-            text = re.sub(r"\s*#*\s*$", "", lines[0].lstrip(" #"))
-            yield level, re.sub(r"[*`]|\]\(.*?\)|\[", "", text)
-
-
-def _split_at_headings(markdown: str) -> list[tuple[int, list[str]]]:
-    """The lines of Markdown in parts: before the first heading (level 0), then from each heading, with its level."""
-    parts: list[tuple[int, list[str]]] = [(0, [])]
-    fence = ""
-    for line in markdown.split("\n"):
-        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
-        if fence:
-            fence = "" if mark and mark[1].startswith(fence) else fence
-        elif mark:
-            fence = mark[1]
-        elif heading := re.match(r" {0,3}(#{1,6})(\s|$)", line):
-            parts.append((len(heading[1]), []))
-        parts[-1][1].append(line)
-    return parts
 
 
 # --- What is shown -------------------------------------------------------------------------------------------------
@@ -172,37 +145,24 @@ def _assignments(source: str) -> dict[str, ast.Assign]:
     return {node.targets[0].id: node for node in nodes if isinstance(node.targets[0], ast.Name)}
 
 
-def _leave_out_silent_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
+def _leave_out_silent_sections(main: Tag) -> None:
     """Leave out each section below the title, with what is under it, that has code and whose code shows nothing.
 
-    A section goes from its heading to the next one of the same or a higher level; parameters show themselves.
+    A section goes from its heading to the next one of the same or a higher level. The template has marked each code
+    cell by a comment as `silent` or `shown`.
     """
-    parts = [
-        (cell, level, lines)
-        for cell in cells
-        for level, lines in (_split_at_headings(cell.source) if cell.cell_type == "markdown" else [(0, [cell.source])])
-    ]
-    left_out: set[int] = set()
-    for start, (_, level, _) in enumerate(parts):
-        if level > 1:
-            ends = (end for end in range(start + 1, len(parts)) if 0 < parts[end][1] <= level)
-            section = range(start, next(ends, len(parts)))
-            code = [parts[place][0] for place in section if parts[place][0].cell_type == "code"]
-            if code and not any(cell.outputs or has_tag(cell, "parameters") for cell in code):
-                left_out |= set(section)
-    kept: dict[int, list[str]] = {}
-    for place, (cell, _, lines) in enumerate(parts):
-        if place not in left_out:
-            kept.setdefault(id(cell), []).extend(lines)
-    for cell in cells:
-        cell.source = "\n".join(kept.get(id(cell), []))
-    return [cell for cell in cells if id(cell) in kept]
-
-
-def _describe_source(path: Path, notebook: NotebookNode) -> str:
-    finished = str(notebook.metadata.get("papermill", {}).get("end_time") or "")
-    day = re.match(r"\d{4}-\d\d-\d\d", finished)
-    return f"Made from {path.name}" + (f", run on {day[0]}." if day else ".")
+    for heading in main.find_all(HEADINGS, recursive=False):
+        ends = (
+            part for part in heading.next_siblings if HEADINGS.fullmatch(part.name or "") and part.name <= heading.name
+        )
+        end = next(ends, None)
+        section = [heading, *itertools.takewhile(lambda part, end=end: part is not end, heading.next_siblings)]
+        marks = {str(part) for part in section if isinstance(part, Comment)}
+        if heading.name != "h1" and "silent" in marks and "shown" not in marks:
+            for part in section:
+                part.extract()
+    for comment in main.find_all(string=lambda text: isinstance(text, Comment)):
+        comment.extract()
 
 
 # --- The page ------------------------------------------------------------------------------------------------------

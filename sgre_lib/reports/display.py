@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from IPython.display import HTML, Image, Markdown, display
+from markupsafe import Markup, escape
 from PIL import Image as PictureFile
 
 if TYPE_CHECKING:
@@ -70,53 +70,51 @@ def html_table(
     links: DataFrame | Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
     """A plain, accessible HTML table of a data frame, or of a header and lines; see `table_output`."""
-    headers, addresses = 1, None
+    header, headers = table, 1
     if lines is None:
-        table, lines, addresses, headers = _read_frame(table, links)
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in table)
+        header, lines, headers = _read_frame(table, links)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = []
-    for number, line in enumerate(lines):
-        cells = [html.escape(str(value)) for value in line]
-        if addresses:
-            cells = [_link_cell(cell, address) for cell, address in zip(cells, addresses[number], strict=True)]
-        scope = "row" if len(cells) > 1 or len(table) == 1 else "rowgroup"
+    for line in lines:
+        scope = "row" if len(line) > 1 or len(header) == 1 else "rowgroup"
         # No colspan: readers, and our own tidying, then still know each cell's column.
-        cells += [""] * (len(table) - len(cells))
-        row = [f'<th scope="{scope}">{cell}</th>' for cell in cells[:headers]]
-        body.append(f"<tr>{''.join(row)}{''.join(f'<td>{cell}</td>' for cell in cells[headers:])}</tr>")
-    said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+        cells = [*map(escape, line), *[""] * (len(header) - len(line))]
+        names = [f'<th scope="{scope}">{cell}</th>' for cell in cells[:headers]]
+        body.append(f"<tr>{''.join(names)}{''.join(f'<td>{cell}</td>' for cell in cells[headers:])}</tr>")
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
 
 
-def _read_frame(frame: DataFrame, links: Any) -> tuple[list[str], list[tuple], list[tuple] | None, int]:
-    """Header, lines and addresses of a frame, and how many of its columns head the lines: those of a named index."""
+def _read_frame(frame: DataFrame, links: Any) -> tuple[list[str], list[tuple], int]:
+    """Header and lines of a frame, and how many of its columns head the lines: those of a named index, or the first."""
     from pandas import DataFrame
 
     named = any(name is not None for name in frame.index.names)
-    shown = (frame.reset_index() if named else frame).astype(object)
-    addresses = None
+    cells = (frame.reset_index() if named else frame).astype(object).map(_format_value)
+    columns = {place: cells.iloc[:, place].tolist() for place in range(cells.shape[1])}
     if links is not None:
-        links = DataFrame(links, dtype=object).reindex(columns=shown.columns)
+        links = DataFrame(links, dtype=object)
         if len(links) != len(frame):
             raise ValueError(f"{len(links)} lines of links for a table of {len(frame)}")
-        addresses = list(links.itertuples(index=False, name=None))
-    header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else name for name in shown.columns]
-    lines = list(shown.map(_format_value).itertuples(index=False, name=None))
-    return header, lines, addresses, frame.index.nlevels if named else 1
+        for place, name in enumerate(cells.columns):
+            if name in links:
+                columns[place] = list(map(_link_cell, columns[place], links[name]))
+    header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name) for name in cells.columns]
+    return header, list(zip(*columns.values(), strict=True)), frame.index.nlevels if named else 1
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: Any) -> Any:
     from pandas import NA
 
     if value is None or value is NA or value != value:  # a missing number
         return "\u2013"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _link_cell(text: str, address: Any) -> str:
+def _link_cell(text: Any, address: Any) -> Any:
     if isinstance(address, os.PathLike):
         address = quote(Path(address).as_posix())
-    return f'<a href="{html.escape(address)}">{text}</a>' if isinstance(address, str) and address else text
+    return Markup('<a href="{}">{}</a>').format(address, text) if isinstance(address, str) and address else text
 
 
 def table_output(
@@ -128,11 +126,11 @@ def table_output(
 ) -> None:
     """Show a table in a notebook as HTML: of a data frame, or of a header and lines of cells.
 
-    The first cell of each line is its header, and a line of one cell heads the lines below it. Of a frame the index is
-    shown only where it has a name; its levels are then the headers. Floats are shown with six digits, so round or
-    format them before. links: addresses for the frame's cells, as a frame of as many lines with the same columns or
-    some of them, or as a mapping from a column to a value for each line; a text is an address as it stands in HTML, a
-    path is quoted, anything else is no link.
+    The first cell of each line is its header, and a line of one cell heads the lines below it; a cell that is
+    `markupsafe.Markup` stays HTML. Of a frame the index is shown only where it has a name; its levels are then the
+    headers. Floats are shown with six digits, so round or format them before. links: addresses for the frame's cells,
+    as a frame of as many lines with the same columns or some of them, or as a mapping from a column to a value for each
+    line; a text is an address as it stands in HTML, a path is quoted, anything else is no link.
     """
     display(HTML(html_table(table, lines, caption, links=links)))
 

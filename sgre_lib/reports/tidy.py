@@ -23,6 +23,8 @@ UNSAFE_ATTRIBUTES = ("srcset", "poster", "background", "action", "formaction", "
 
 LINK_SCHEMES = ("http", "https", "mailto")
 
+HEADINGS = re.compile("h[1-6]")
+
 DASHES = ("-", "\u2013", "\u2014")
 """Cells that say "none", in a column of numbers too."""
 
@@ -59,7 +61,7 @@ class Tidier:
             self._tidy_link(link)
         for image in soup.find_all("img"):
             _tidy_picture(image)
-        for tag in soup.find_all(lambda tag: tag.has_attr("id") or re.fullmatch("h[1-6]", tag.name)):
+        for tag in soup.find_all(lambda tag: tag.has_attr("id") or HEADINGS.fullmatch(tag.name)):
             self._give_id(tag)
         for table in soup.find_all("table"):
             _tidy_table(soup, table)

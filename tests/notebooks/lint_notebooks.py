@@ -16,7 +16,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 from sgre_lib.base.errors import UserError
-from sgre_lib.reports.convert import has_tag, headings, read_notebook
+from sgre_lib.reports.convert import has_tag, read_notebook
 
 
 def check_notebook_sources(folder: Path) -> list[str]:
@@ -67,6 +67,19 @@ def _check_notebook(path: Path) -> Iterator[str]:
         elif cell.cell_type == "code":
             for finding in _check_code_cell(cell):
                 yield f"cell {number}: {finding}"
+
+
+def headings(markdown: str) -> Iterator[tuple[int, str]]:
+    """Yield level and text of each `#` heading outside fenced code."""
+    fence = ""
+    for line in markdown.splitlines():
+        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+        if fence:
+            fence = "" if mark and mark[1].startswith(fence) else fence
+        elif mark:
+            fence = mark[1]
+        elif heading := re.match(r" {0,3}(#{1,6})\s+(.*?)\s*#*\s*$", line):
+            yield len(heading[1]), re.sub(r"[*`]|\]\(.*?\)|\[", "", heading[2])
 
 
 def _check_code_cell(cell: nbformat.NotebookNode) -> Iterator[str]:

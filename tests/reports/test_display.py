@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from IPython.core.formatters import DisplayFormatter
+from markupsafe import Markup
 from PIL import Image
 
 from sgre_lib.reports.display import LiveFigure, figure_output, picture_output, table_output
@@ -68,9 +69,10 @@ def test_picture_output_needs_alt_text(shown, tmp_path):
 
 
 def test_table_of_lines(shown):
-    table_output(["a <b>", "n"], [["x & y", None], ["group"]], 'Of "lines"')
+    table_output(["a <b>", "n"], [["x & y", None], [Markup('<a href="b">g</a>roup')]], 'Of "lines"')
     table, texts = read_table(shown)
     assert texts == [["a <b>", "n"], ["x & y", "None"], ["group", ""]]
+    assert table.a["href"] == "b"
     assert table.caption.get_text() == 'Of "lines"'
     assert [header["scope"] for header in table.find_all("th")] == ["col", "col", "row", "rowgroup"]
 
