@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 def draw_comparison(
@@ -27,9 +27,7 @@ def draw_comparison(
     published, intervals = published or {}, intervals or {}
     texts = {name: percent(value) for name, value in rows.items()} | dict(texts or {})
     best = max(rows, key=lambda name: np.nan_to_num(rows[name], nan=-1.0))
-    with figure_style():
-        figure, axes = make_figure(height=0.42 * len(rows) + 0.9)
-        ax = axes[0, 0]
+    with styled_figure(height=0.42 * len(rows) + 0.9) as (figure, (ax,)):
         names = list(rows)
         for i, name in enumerate(names):
             value = 100 * np.nan_to_num(rows[name])

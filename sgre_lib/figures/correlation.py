@@ -9,15 +9,13 @@ from matplotlib.figure import Figure
 
 from .dataset import conditional_probability
 from .matrix import fill_matrix
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 def draw_shares(labels: Sequence[str], shares: np.ndarray, what: str) -> Figure:
     """Bars of shares (L,) that sum to 1, highest first, with the even share dotted."""
     order = np.argsort(-shares, kind="stable")
-    with figure_style():
-        figure, axes = make_figure(height=max(2.0, 0.15 * len(labels) + 0.7), width=5)
-        ax = axes[0, 0]
+    with styled_figure(height=max(2.0, 0.15 * len(labels) + 0.7), width=5) as (figure, (ax,)):
         ax.barh([labels[i] for i in order], 100 * shares[order])
         ax.axvline(100 / len(labels), linestyle=":", color="black", linewidth=1)
         ax.invert_yaxis()
@@ -39,10 +37,8 @@ def draw_correlation(labels: Sequence[str], correlation: np.ndarray, targets: np
     longest = max(len(label) for label in labels)
     beside = len(labels) > 100 or (len(labels) <= 30 and longest <= 16)
     ranks, ranks_relative = (f"{value:.2f}" if np.isfinite(value) else "-" for value in (plain, relative))
-    with figure_style():
-        rows, columns = (1, 2) if beside else (2, 1)
-        figure, axes = make_figure(rows, columns, height=4.9 if beside else 12.0)
-        left, right = axes.flat
+    rows, columns = (1, 2) if beside else (2, 1)
+    with styled_figure(rows, columns, height=4.9 if beside else 12.0) as (figure, (left, right)):
         fill_matrix(left, labels, learned, "correlation", horizontal=beside)
         fill_matrix(right, labels, conditional_probability(targets), "P(column | row)", horizontal=beside)
         left.set_title("learned: share of the correlation that the\ncolumn gets where the row is there")

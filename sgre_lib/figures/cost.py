@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 class CostPoint(NamedTuple):
@@ -33,9 +33,7 @@ def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", met
     """
     drawn = [point for point in points if math.isfinite(point.cost) and math.isfinite(point.value)]
     left_out = [point.name for point in points if point not in drawn]
-    with figure_style():
-        figure, axes = make_figure(height=3.8)
-        ax = axes[0, 0]
+    with styled_figure(height=3.8) as (figure, (ax,)):
         ours = to_hex("C0")  # the style's; a name would be looked up when the style is gone
         for point in drawn:
             colour = "black" if point.published else ours

@@ -9,17 +9,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .matrix import draw_matrix
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 def draw_photos(photos: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 4) -> Figure:
     """A contact sheet of photos, each under its caption."""
-    with figure_style():
-        rows = -(-len(photos) // columns)
-        figure, axes = make_figure(rows, columns, height=2.0 * rows)
-        for ax in axes.flat:
+    rows = -(-len(photos) // columns)
+    with styled_figure(rows, columns, height=2.0 * rows) as (figure, axes):
+        for ax in axes:
             ax.set_axis_off()
-        for ax, photo, caption in zip(axes.flat, photos, captions, strict=False):
+        for ax, photo, caption in zip(axes, photos, captions, strict=False):
             ax.imshow(photo)
             ax.set_title(caption, fontsize=8, wrap=True)
     return with_alt(figure, f"{len(photos)} photos with their labels: " + "; ".join(captions))
@@ -29,9 +28,7 @@ def draw_label_counts(labels: Sequence[str], targets: np.ndarray) -> Figure:
     """Images of each label, most frequent first. targets: (N, L)."""
     counts = targets.sum(axis=0)
     order = np.argsort(-counts, kind="stable")
-    with figure_style():
-        figure, axes = make_figure(height=max(2.2, 0.17 * len(labels) + 0.7))
-        ax = axes[0, 0]
+    with styled_figure(height=max(2.2, 0.17 * len(labels) + 0.7)) as (figure, (ax,)):
         ax.barh([labels[i] for i in order], counts[order])
         ax.invert_yaxis()
         ax.set_xlabel(f"images with the label, of {len(targets)}")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from .style import WIDTH, figure_style, make_figure, with_alt
+from .style import WIDTH, styled_figure, with_alt
 
 
 def draw_heatmap(
@@ -32,22 +32,24 @@ def draw_heatmap(
     outcomes = [""] * len(labels)
     if present is not None:
         outcomes = [judge(score, truth, threshold) for score, truth in zip(scores, present, strict=True)]
-    with figure_style():
-        panels = len(labels) + 1
-        columns = min(columns, panels)
-        rows = -(-panels // columns)
-        width = min(WIDTH, 1.9 * columns + 0.6)
-        panel = (width - 0.6) / columns * photo.height / photo.width
-        figure, axes = make_figure(rows, columns, height=rows * (panel + 0.35) + (0.3 if title else 0.1), width=width)
-        for ax in axes.flat:
+    panels = len(labels) + 1
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    width = min(WIDTH, 1.9 * columns + 0.6)
+    panel = (width - 0.6) / columns * photo.height / photo.width
+    with styled_figure(rows, columns, height=rows * (panel + 0.35) + (0.3 if title else 0.1), width=width) as (
+        figure,
+        axes,
+    ):
+        for ax in axes:
             ax.set_axis_off()
-        axes.flat[0].imshow(photo)
-        axes.flat[0].set_title("photo")
+        axes[0].imshow(photo)
+        axes[0].set_title("photo")
         shares = np.asarray(maps, dtype=np.float64) * maps.shape[1] * maps.shape[2]
         top = max(2.0, float(shares.max(initial=0.0)))
         grey = photo.convert("L")
         shown = None
-        for ax, share, label, score, outcome in zip(axes.flat[1:], shares, labels, scores, outcomes, strict=False):
+        for ax, share, label, score, outcome in zip(axes[1:], shares, labels, scores, outcomes, strict=False):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
             smooth = np.asarray(
                 Image.fromarray(share.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
@@ -81,13 +83,12 @@ def draw_boxed_maps(
     maps: (H, W) each, any scale. boxes: (n, 4) each, in fractions x0, y0, x1, y1. Each panel has its own colour scale,
     from nothing to its peak. The patches are shown as they are measured: not smoothed.
     """
-    with figure_style():
-        columns = min(columns, len(photos))
-        rows = -(-len(photos) // columns)
-        figure, axes = make_figure(rows, columns, height=2.15 * rows, width=min(WIDTH, 1.8 * columns))
-        for ax in axes.flat:
+    columns = min(columns, len(photos))
+    rows = -(-len(photos) // columns)
+    with styled_figure(rows, columns, height=2.15 * rows, width=min(WIDTH, 1.8 * columns)) as (figure, axes):
+        for ax in axes:
             ax.set_axis_off()
-        for ax, photo, one_map, of_label, caption in zip(axes.flat, photos, maps, boxes, captions, strict=False):
+        for ax, photo, one_map, of_label, caption in zip(axes, photos, maps, boxes, captions, strict=False):
             height, width = one_map.shape
             ax.imshow(photo.convert("L"), cmap="gray", vmin=0, vmax=255, extent=(0, photo.width, photo.height, 0))
             part = one_map / one_map.max()
@@ -120,14 +121,13 @@ def draw_failures(
     columns: int = 4,
 ) -> Figure:
     """Photos in a grid, each with the label it fails at, the label's score and what became of it (`judge`) below."""
-    with figure_style():
-        columns = max(1, min(columns, len(photos)))
-        rows = max(1, -(-len(photos) // columns))
-        figure, axes = make_figure(rows, columns, height=2.1 * rows, width=min(WIDTH, 1.8 * columns))
-        for ax in axes.flat:
+    columns = max(1, min(columns, len(photos)))
+    rows = max(1, -(-len(photos) // columns))
+    with styled_figure(rows, columns, height=2.1 * rows, width=min(WIDTH, 1.8 * columns)) as (figure, axes):
+        for ax in axes:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
-        for ax, photo, label, score, outcome in zip(axes.flat, photos, labels, scores, outcomes, strict=False):
+        for ax, photo, label, score, outcome in zip(axes, photos, labels, scores, outcomes, strict=False):
             ax.imshow(photo)
             ax.set_xlabel(f"{label} {score:.2f}\n{outcome}".replace("$", r"\$"), fontsize=8)
     said = "; ".join(
@@ -140,9 +140,8 @@ def draw_position_map(position_map: np.ndarray) -> Figure:
     """Four channels of a sine position map (D, H, W): two that encode y, two that encode x."""
     half = len(position_map) // 2
     channels = [0, min(6, half - 1), half, half + min(6, half - 1)]
-    with figure_style():
-        figure, axes = make_figure(1, len(channels), height=1.9)
-        for ax, channel in zip(axes.flat, channels, strict=True):
+    with styled_figure(1, len(channels), height=1.9) as (figure, axes):
+        for ax, channel in zip(axes, channels, strict=True):
             image = ax.imshow(position_map[channel], cmap="PuOr", vmin=-1, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.set_title(f"channel {channel} ({'y' if channel < half else 'x'})")

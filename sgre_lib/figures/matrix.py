@@ -9,16 +9,15 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import WIDTH, figure_style, make_figure
+from .style import WIDTH, styled_figure
 
 
 def draw_matrix(labels: Sequence[str], matrix: np.ndarray, unit: str, title: str) -> Figure:
     """A figure of one matrix (L, L)."""
-    with figure_style():
-        side = float(np.clip(0.22 * len(labels) + 1.5, 3.5, WIDTH))
-        figure, axes = make_figure(height=side, width=min(WIDTH, side + 1))
-        fill_matrix(axes[0, 0], labels, matrix, unit)
-        axes[0, 0].set_title(title)
+    side = float(np.clip(0.22 * len(labels) + 1.5, 3.5, WIDTH))
+    with styled_figure(height=side, width=min(WIDTH, side + 1)) as (figure, (ax,)):
+        fill_matrix(ax, labels, matrix, unit)
+        ax.set_title(title)
     return figure
 
 

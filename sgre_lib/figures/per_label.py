@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 MARKERS = "osD^vP*X"
 
@@ -105,9 +105,8 @@ def _draw_marks(
 
     header: inches above and below the lines. columns: of the legend. axis: the title, and more of the x axis.
     """
-    with figure_style():
-        figure, axes = make_figure(height=max(2.4, 0.19 * len(shown) + header))
-        ax, rows = axes[0, 0], range(len(shown))
+    with styled_figure(height=max(2.4, 0.19 * len(shown) + header)) as (figure, (ax,)):
+        rows = range(len(shown))
         for legend, values, style in marks:
             ax.plot(100 * values[shown], rows, **{"linestyle": "", "markersize": 5, "label": legend, **style})
         if len(marks) > 1:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
 
@@ -18,29 +19,25 @@ WIDTH = 7.0
 """Inches; a page's text width."""
 
 
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.titlesize": 10,
+    "figure.dpi": 100,
+}
+
+
 @contextlib.contextmanager
-def figure_style() -> Iterator[None]:
-    """The one style of this project, for the figures drawn inside the block."""
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update(style.library.get("petroff10", {}))
-        matplotlib.rcParams.update(
-            {
-                "font.size": 9,
-                "axes.titlesize": 9,
-                "axes.labelsize": 9,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "figure.titlesize": 10,
-                "figure.dpi": 100,
-            }
-        )
-        yield
-
-
-def make_figure(rows: int = 1, columns: int = 1, *, height: float = 3.0, width: float = WIDTH, **options):
-    """A figure of our width with rows x columns axes; returns (figure, axes as an array of that shape)."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+def styled_figure(
+    rows: int = 1, columns: int = 1, *, height: float, width: float = WIDTH, **options
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure, inches wide and high, and its axes row by row, to be drawn in the one style inside the block."""
+    with matplotlib.rc_context(style.library.get("petroff10", {}) | STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
 def with_alt(figure: Figure, alt: str) -> Figure:

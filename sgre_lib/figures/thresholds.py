@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | None = None) -> Figure:
@@ -24,9 +24,7 @@ def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.nd
             ranks = np.searchsorted(found, recalls * found[-1] - 1e-9)
             curves.append(precision[ranks])
     mean = np.mean(curves, axis=0) if curves else np.full(len(recalls), np.nan)
-    with figure_style():
-        figure, axes = make_figure(height=3.2, width=4.5)
-        ax = axes[0, 0]
+    with styled_figure(height=3.2, width=4.5) as (figure, (ax,)):
         for curve in curves:
             ax.plot(100 * recalls, 100 * curve, color="0.8", linewidth=0.6)
         ax.plot(100 * recalls, 100 * mean, linewidth=2)
@@ -60,9 +58,7 @@ def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshol
     at_best = {name: int(values.argmax()) for name, values in curves.items()}
     lost = {name: max(0.0, 100 * (curves[name].max() - np.nan_to_num(used[name]))) for name in curves}
     own = {"CF1": choice.CF1_per_label, "OF1": choice.OF1_per_label}
-    with figure_style():
-        figure, axes = make_figure(height=3.2, width=5)
-        ax = axes[0, 0]
+    with styled_figure(height=3.2, width=5) as (figure, (ax,)):
         # Names stand where the curves are far apart, away from the ends and from the dotted line.
         apart = np.where(np.abs(thresholds - threshold) < 0.1, 0, np.abs(choice.CF1 - choice.OF1))[5:95]
         spot = 5 + int(apart.argmax())
@@ -112,9 +108,7 @@ def draw_calibration(found: ScoreBins) -> Figure:
     width = found.edges[1]
     centres = found.edges[:-1] + width / 2
     gaps = found.frequency - found.mean_score
-    with figure_style():
-        figure, axes = make_figure(2, 1, height=4.0, width=5, sharex=True, height_ratios=[3, 1])
-        top, bottom = axes[:, 0]
+    with styled_figure(2, 1, height=4.0, width=5, sharex=True, height_ratios=[3, 1]) as (figure, (top, bottom)):
         top.plot([0, 1], [0, 100], ":", color="black", linewidth=1)
         top.vlines(found.mean_score, 100 * found.mean_score, 100 * found.frequency, color="0.7", linewidth=3, zorder=1)
         filled = found.counts > 0

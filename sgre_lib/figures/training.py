@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import figure_style, make_figure, percent, with_alt
+from .style import percent, styled_figure, with_alt
 
 
 def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
     """Loss and learning rate, and mAP of the model and its moving average, over epochs."""
     epochs = [row["epoch"] for row in history]
     best = max(history, key=lambda row: row["ema_mAP"])
-    with figure_style():
-        figure, axes = make_figure(1, 2, height=2.6)
-        left, right = axes[0]
+    with styled_figure(1, 2, height=2.6) as (figure, (left, right)):
         left.plot(epochs, [row["train_loss"] for row in history], marker="." if len(history) < 3 else None)
         left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         left.set_title("training loss")
@@ -48,9 +46,7 @@ def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> 
 
 def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """EMA mAP over epochs, one line a run, named at its end in the line's colour, in the order of the values."""
-    with figure_style():
-        figure, axes = make_figure(height=3.0)
-        ax = axes[0, 0]
+    with styled_figure(height=3.0) as (figure, (ax,)):
         ends = {name: 100 * history[-1]["ema_mAP"] for name, history in histories.items() if history}
         lowest = min(100 * history[0]["ema_mAP"] for history in histories.values() if history)
         floor = 10 * math.floor(lowest / 10)
