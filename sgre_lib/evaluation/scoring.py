@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..base.settings import TrainSettings
 from ..datasets.prepared import Split
-from ..images.loading import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
+from ..images.dataloader import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from ..images.transforms import make_transform
 from ..model.precision import autocast
 

@@ -32,7 +32,7 @@ from ..base.errors import UserError
 from ..base.files import write_json, write_text
 from ..base.provenance import code_version, package_versions
 from ..datasets.prepared import DATASET_NAMES, PreparedDataset, Split
-from ..images.loading import PhotoDataset, make_loader, move_pixels, worker_count
+from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from ..images.transforms import make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment, open_dataset

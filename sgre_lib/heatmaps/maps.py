@@ -10,7 +10,7 @@ import torch
 
 from ..base.errors import UserError
 from ..datasets.prepared import Split
-from ..images.loading import PhotoDataset, make_loader, move_pixels, worker_count
+from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from ..images.reading import read_photo
 from ..images.transforms import make_transform
 from ..model.build import PatchModel

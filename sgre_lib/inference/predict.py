@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..base.device import choose_device
 from ..base.errors import UserError
-from ..images.loading import make_loader, move_pixels, worker_count
+from ..images.dataloader import make_loader, move_pixels, worker_count
 from ..images.reading import read_photo
 from ..images.transforms import TestTransform, make_transform
 from ..model.build import PatchModel

@@ -25,7 +25,7 @@ from ..datasets.prepared import Split
 from ..evaluation.metrics import average_precision
 from ..evaluation.scoring import score_images
 from ..images.cache import open_cache
-from ..images.loading import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
+from ..images.dataloader import PhotoDataset, make_loader, move_pixels, naming_dead_loaders, worker_count
 from ..images.sampler import TrainingBatches
 from ..images.transforms import make_transform
 from ..model.build import PatchModel

@@ -29,7 +29,7 @@ from torchvision import transforms
 
 from sgre_lib.datasets.prepared import Split
 from sgre_lib.images.cache import open_cache
-from sgre_lib.images.loading import PhotoDataset, make_loader, move_pixels, worker_count
+from sgre_lib.images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from sgre_lib.images.sampler import TrainingBatches
 from sgre_lib.images.transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform, TrainTransform
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sgre_lib import UserError, train
 from sgre_lib.datasets.prepared import PreparedDataset, Split
 from sgre_lib.images.cache import DiskCache, check_cache_room, open_cache
-from sgre_lib.images.loading import PhotoDataset, make_loader, move_pixels
+from sgre_lib.images.dataloader import PhotoDataset, make_loader, move_pixels
 from sgre_lib.images.reading import read_photo
 from sgre_lib.images.sampler import TrainingBatches
 from sgre_lib.images.transforms import TestTransform, TrainTransform

@@ -232,7 +232,7 @@ def test_a_killed_image_loader_is_one_line(small_mini, tmp_path, monkeypatch):
             return super().step(*arguments)
 
     monkeypatch.setattr("sgre_lib.training.train.Trainer", KillsItsLoader)
-    monkeypatch.setattr("sgre_lib.images.loading.DataLoader", SlowLoader)
+    monkeypatch.setattr("sgre_lib.images.dataloader.DataLoader", SlowLoader)
     with pytest.raises(LoaderDied, match="image loading process was killed"):
         train(**options(small_mini, exp_dir=str(tmp_path / "exp"), num_workers=1), progress=False)
 
