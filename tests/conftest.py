@@ -46,6 +46,14 @@ def golden(name: str):
     return np.load(GOLDEN / f"{name}.npz")
 
 
+def random_results(images: int, labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (images, labels) that have to do with their targets, the targets, and a mask of a few."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((images, labels)) < 0.3).astype(np.uint8)
+    scores = 1 / (1 + np.exp(-(3 * targets - 2 + 1.5 * rng.standard_normal((images, labels)))))
+    return scores, targets, (rng.random((images, labels)) < 0.1).astype(np.uint8)
+
+
 def run_sgre(*arguments, cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:
     """Run the command line as a user does."""
     command = [sys.executable, "-m", "sgre_lib", *map(str, arguments)]

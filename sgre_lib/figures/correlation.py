@@ -28,7 +28,7 @@ def draw_shares(labels: Sequence[str], shares: np.ndarray, what: str) -> Figure:
 def draw_correlation(labels: Sequence[str], correlation: np.ndarray, targets: np.ndarray) -> Figure:
     """What patches attend to when a label is there, beside the label co-occurrence that it may have learned.
 
-    correlation: (L, L) of `heatmaps.average_correlation`, a row for each label that is there. targets: (N, L) of the
+    correlation: (L, L) of `heatmaps.maps.average_correlation`, a row for each label that is there. targets: (N, L) of the
     images that the co-occurrence is counted in. Both diagonals are left blank; each matrix has its own colour scale.
     """
     plain, relative = compare_with_cooccurrence(correlation, targets)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
+from conftest import random_results
 from PIL import Image
 
-from sgre_lib import load_experiment
-from sgre_lib.base.errors import UserError
-from sgre_lib.evaluation.calibration import THRESHOLDS, choose_thresholds, measure_reliability
+from sgre_lib.evaluation.calibration import choose_thresholds, measure_reliability
 from sgre_lib.evaluation.metrics import precision_recall
-from sgre_lib.evaluation.result_files import read_scores
 from sgre_lib.figures import (
     CostPoint,
     compare_with_cooccurrence,
@@ -28,20 +23,8 @@ from sgre_lib.figures import (
     draw_thresholds,
     save_figure,
 )
-from sgre_lib.heatmaps.maps import average_correlation
-from sgre_lib.heatmaps.photo_choice import choose_failures
-from sgre_lib.model.experiment import open_dataset
 
-
-def random_results(images: int, labels: int, seed: int = 0):
-    """Scores that have to do with their targets, targets, and a mask of a few."""
-    rng = np.random.default_rng(seed)
-    targets = (rng.random((images, labels)) < 0.3).astype(np.uint8)
-    scores = 1 / (1 + np.exp(-(3 * targets - 2 + 1.5 * rng.standard_normal((images, labels)))))
-    return scores, targets, (rng.random((images, labels)) < 0.1).astype(np.uint8)
-
-
-# --- Label by label ----------------------------------------------------------------------------------------------
+# --- Label by label ---------------------------------------------------------------------------------------------------
 
 
 def test_the_labels_with_the_largest_gaps_are_named():
@@ -69,55 +52,20 @@ def test_of_many_labels_those_at_both_ends_are_shown():
     assert "60 of 500 labels" in figure.axes[0].get_xlabel()
 
 
-# --- Thresholds and calibration ----------------------------------------------------------------------------------
+# --- Thresholds and calibration ---------------------------------------------------------------------------------------
 
 
-def test_calibration_equals_a_hand_computation():
+def test_calibration_says_where_scores_are_furthest_off():
     scores = np.array([[0.05, 0.95], [0.15, 0.85], [0.1, 1.0]])
-    targets = np.array([[0, 1], [1, 0], [0, 1]])
-    found = measure_reliability(scores, targets, bins=10)
-    assert found.counts.tolist() == [1, 2, 0, 0, 0, 0, 0, 0, 1, 2]  # 0.1 belongs to the bin that it begins
-    assert found.mean_score[[0, 1, 8, 9]] == pytest.approx([0.05, 0.125, 0.85, 0.975])
-    assert found.frequency[[0, 1, 8, 9]] == pytest.approx([0, 0.5, 0, 1])
-    assert np.isnan(found.frequency[2])
-    assert found.error == pytest.approx((1 * 0.05 + 2 * 0.375 + 1 * 0.85 + 2 * 0.025) / 6)
-    masked = measure_reliability(scores, targets, np.array([[0, 0], [0, 1], [0, 0]]), bins=10)
-    assert masked.counts.sum() == 5
-    assert masked.error == pytest.approx((0.05 + 0.75 + 0.05) / 5)
-    alt = draw_calibration(found).alt_text
+    alt = draw_calibration(measure_reliability(scores, np.array([[0, 1], [1, 0], [0, 1]]))).alt_text
     assert "between 0.8 and 0.9" in alt
     assert "too high" in alt
 
 
-def test_calibrated_scores_have_no_error_and_scaled_ones_do():
-    rng = np.random.default_rng(0)
-    scores = rng.random((4000, 10))
-    targets = rng.random((4000, 10)) < scores
-    assert measure_reliability(scores, targets).error < 0.02
-    assert measure_reliability(scores, rng.random((4000, 10)) < scores**2).error == pytest.approx(1 / 6, abs=0.02)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_threshold_curves_are_those_of_the_metrics(masked):
-    scores, targets, ignore = random_results(60, 5)
-    scores[:, 4], targets[:, 3] = 0.01, 0  # a label that is never predicted, and one that is never there
-    ignore = ignore if masked else None
-    choice = choose_thresholds(scores, targets, ignore)
-    for i in (0, 30, 49, 80, 98):
-        expected = precision_recall(scores, targets, ignore, threshold=float(THRESHOLDS[i]))
-        assert choice.CF1[i] == pytest.approx(expected["CF1"])
-        assert choice.OF1[i] == pytest.approx(np.nan_to_num(expected["OF1"]))
-    own = precision_recall(scores - np.nan_to_num(choice.per_label, nan=2), targets, ignore, threshold=0.0)
-    assert (choice.CF1_per_label, choice.OF1_per_label) == (pytest.approx(own["CF1"]), pytest.approx(own["OF1"]))
-    assert np.isnan(choice.per_label).tolist() == [False, False, False, True, False]
-
-
-def test_each_label_gets_its_best_threshold():
+def test_thresholds_say_what_the_one_in_use_costs():
     scores = np.array([[0.3, 0.9], [0.2, 0.8], [0.1, 0.7], [0.05, 0.6]])
     targets = np.array([[1, 1], [1, 0], [0, 0], [0, 0]])
     choice = choose_thresholds(scores, targets)
-    assert choice.per_label == pytest.approx([0.11, 0.81])
-    assert choice.CF1_per_label == choice.OF1_per_label == 1
     figure = draw_thresholds(choice, precision_recall(scores, targets))
     assert "OF1 is 28.6 % at 0.5" in figure.alt_text
     assert "100.0 % with the best one for each label" in figure.alt_text
@@ -125,7 +73,7 @@ def test_each_label_gets_its_best_threshold():
     assert f"{best:.1f} of OF1" in figure.axes[0].get_title()
 
 
-# --- Comparison and cost -----------------------------------------------------------------------------------------
+# --- Comparison and cost ----------------------------------------------------------------------------------------------
 
 
 def test_a_row_may_carry_an_interval():
@@ -156,7 +104,7 @@ def test_cost_names_each_point_where_it_covers_no_other():
     assert "no point" in draw_cost([]).alt_text
 
 
-# --- Correlation -------------------------------------------------------------------------------------------------
+# --- Correlation and failures -----------------------------------------------------------------------------------------
 
 
 def test_a_model_that_has_the_cooccurrence_is_seen_to_have_it():
@@ -180,60 +128,6 @@ def test_frequency_alone_is_not_taken_for_cooccurrence():
     assert abs(relative) < 0.3
 
 
-def test_average_correlation_of_a_trained_model(experiment):
-    model, settings, _ = load_experiment(experiment)
-    split = open_dataset(experiment).split("test")
-    split.targets[:, 2] = 0
-    learned = average_correlation(model, settings, split, torch.device("cpu"), batch_size=7, num_workers=0)
-    there = split.targets.any(axis=0)
-    assert np.isnan(learned[~there]).all()
-    assert learned[there].sum(axis=1) == pytest.approx(1, abs=1e-5)
-    # A row is the mean over the images of its label, whatever the batches.
-    whole = average_correlation(model, settings, split, torch.device("cpu"), batch_size=64, num_workers=0)
-    assert learned == pytest.approx(whole, abs=1e-6, nan_ok=True)
-    label = int(split.targets.sum(axis=0).argmin() if there.all() else np.flatnonzero(there)[0])
-    one = [i for i in range(len(split)) if split.targets[i, label]]
-    few = type(split)([split.names[i] for i in one], [split.paths[i] for i in one], split.targets[one])
-    alone = average_correlation(model, settings, few, torch.device("cpu"), num_workers=0)
-    assert alone[label] == pytest.approx(learned[label], abs=1e-6)
-    with pytest.raises(UserError, match="both branches"):
-        average_correlation(model, replace(settings, branches="object"), split, torch.device("cpu"))
-
-
-# --- Failures ----------------------------------------------------------------------------------------------------
-
-
-def test_failures_are_chosen_by_rule():
-    scores = np.array([[0.9, 0.8, 0.1], [0.95, 0.2, 0.3], [0.7, 0.6, 0.05], [0.1, 0.1, 0.1], [0.99, 0.99, 0.99]])
-    targets = np.array([[0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]])
-    assert choose_failures(scores, targets, 9) == [
-        (1, "false alarm", 0),  # the most certain of all
-        (0, "false alarm", 0),
-        (2, "missed", 2),  # taken second, so image 2 has no false alarm, and images 0 and 1 no miss
-    ]
-    assert choose_failures(scores, targets, 1) == [(1, "false alarm", 0)]
-    sparing = choose_failures(scores, targets, 9, per_label=1)
-    assert sparing == [(1, "false alarm", 0), (0, "false alarm", 1), (2, "missed", 2)]
-    mask = np.zeros_like(targets)
-    mask[1, 0] = 1
-    assert choose_failures(scores, targets, 1, ignore=mask) == [(0, "false alarm", 0)]
-    assert choose_failures(targets.astype(float), targets, 9) == []
-
-
-def test_no_label_and_no_image_fills_the_gallery():
-    scores, targets, ignore = random_results(300, 8)
-    scores[:, 0] = 1 - targets[:, 0]  # a label that is always wrong
-    chosen = choose_failures(scores, targets, 12, ignore=ignore)
-    assert len(chosen) == 12
-    assert len({image for image, _, _ in chosen}) == 12
-    assert max(sum(label == one for *_, label in chosen) for one in range(8)) == 2
-    for image, why, label in chosen:
-        assert not ignore[image, label]
-        assert (scores[image, label] >= 0.5, targets[image, label]) == (
-            (True, 0) if why == "false alarm" else (False, 1)
-        )
-
-
 def test_the_gallery_says_what_it_shows():
     photo = Image.new("RGB", (40, 30))
     figure = draw_failures([photo] * 2, ["cat", "a$b$"], [0.91, 0.08], ["false alarm", "missed"])
@@ -242,7 +136,7 @@ def test_the_gallery_says_what_it_shows():
     assert "none" in draw_failures([], [], [], []).alt_text
 
 
-# --- Whatever comes ----------------------------------------------------------------------------------------------
+# --- Whatever comes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("images", "labels"), [(1, 1), (3, 1), (30, 120)])
@@ -260,11 +154,3 @@ def test_any_size_is_drawn(images, labels, tmp_path):
         save_figure(figure, tmp_path / f"{number}.png", dpi=30)
         assert len(figure.alt_text) > 20
         assert "nan" not in figure.alt_text
-
-
-def test_scores_are_read_back_as_they_were_written(experiment, tmp_path):
-    scores, targets, ignore = read_scores(experiment)
-    assert scores.shape == targets.shape == (20, 16)
-    assert ignore is None or ignore.shape == scores.shape
-    with pytest.raises(UserError, match="evaluate it first"):
-        read_scores(tmp_path)

@@ -1,5 +1,4 @@
-"""Protects the evidence: resampled metrics are those of the repeated images, intervals cover what they should, and
-digits and verdicts go no further than them."""
+"""Protects intervals: resampled metrics are those of the repeated images, and intervals cover what they should."""
 
 from __future__ import annotations
 
