@@ -16,8 +16,6 @@ peak is that of the plain map, its share depends on the scale of the logits.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,18 +23,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..base.device import choose_device, describe_device
 from ..base.errors import UserError
-from ..base.files import write_json, write_text
+from ..base.files import csv_text, write_json, write_text
 from ..base.provenance import code_version, package_versions
+from ..base.settings import TrainSettings
 from ..datasets.prepared import DATASET_NAMES, PreparedDataset, Split
-from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
-from ..images.transforms import make_transform
 from ..model.build import PatchModel
-from ..model.experiment import load_experiment, open_dataset
-from ..model.precision import autocast
+from .maps import open_experiment, run_model
 from .pointing_game import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
 
 
@@ -65,95 +60,71 @@ def localise(
     if batch_size < 1:
         raise UserError("--batch-size must be at least 1")
     chosen = choose_device(device)
-    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    model, settings, prepared = open_experiment(exp_dir, data, data_root)
     if settings.model == "mlic" and settings.branches == "patch":
         raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
-    prepared = open_dataset(exp_dir, data, data_root)
-    if prepared.labels != labels:
-        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
-    boxes = _read_test_boxes(prepared)[:limit]
     split = prepared.split("test")
-    boxes = [
-        {label: found for label, found in of_image.items() if split.targets[row, label]}
-        for row, of_image in enumerate(boxes)
-    ]
-    if not any(boxes):
-        raise UserError(f"none of the {len(boxes)} test images looked at has a box of a label that its list gives it")
-    pairs = list(
-        _measure_images(
-            model, split, boxes, settings, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress
-        )
-    )
+    boxes = _read_test_boxes(prepared, split, limit)
+    loading = {"batch_size": batch_size, "num_workers": num_workers, "progress": "localising" if progress else None}
+    pairs = list(_measure_images(model, settings, split, boxes, chosen, **loading))
     result = {
         "images": len(boxes),
         "images_with_boxes": sum(map(bool, boxes)),
         "pairs": len(pairs),
         "grid": list(model.head.grid),
         "map": "class activation map" if settings.model == "gap" else "alignment",
-        **summarise_pairs(pairs, labels),
+        **summarise_pairs(pairs, prepared.labels),
         "data": prepared.name,
         "data_fingerprint": prepared.fingerprint(),
         "code_version": code_version(),
         "versions": package_versions(),
         "device": describe_device(chosen),
     }
-    folder = Path(exp_dir).expanduser()
-    per_label = [
-        [label, row["pairs"], *(row[name] for name in Localisation._fields)] for label, row in result["labels"].items()
-    ]
-    write_text(folder / "localisation.csv", _csv_text(["label", "pairs", *Localisation._fields], per_label))
-    rows = [[split.names[pair.image], labels[pair.label], *pair.found] for pair in pairs]
-    write_text(folder / "localisation_pairs.csv", _csv_text(["image", "label", *Localisation._fields], rows))
+    folder, measures = Path(exp_dir).expanduser(), Localisation._fields
+    rows = [[label, row["pairs"], *(row[name] for name in measures)] for label, row in result["labels"].items()]
+    write_text(folder / "localisation.csv", csv_text(["label", "pairs", *measures], rows, digits=4))
+    rows = [[split.names[pair.image], prepared.labels[pair.label], *pair.found] for pair in pairs]
+    write_text(folder / "localisation_pairs.csv", csv_text(["image", "label", *measures], rows, digits=4))
     write_json(folder / "localisation.json", result)  # the last one: it says that the others are whole
     return result
 
 
-def _read_test_boxes(prepared: PreparedDataset) -> list[dict[int, np.ndarray]]:
-    boxes = prepared.boxes("test")
-    if boxes is None:
+def _read_test_boxes(prepared: PreparedDataset, split: Split, limit: int | None) -> list[dict[int, np.ndarray]]:
+    """The boxes of the first `limit` test images, of the labels that their list gives them; UserError for none at all."""
+    every = prepared.boxes("test")
+    if every is None:
         again = f": sgre prepare --data {prepared.name} writes it" if prepared.name in DATASET_NAMES else ""
         none = "NUS-WIDE has no boxes" if prepared.name == "nuswide" else f"it has no test_boxes.jsonl{again}"
         raise UserError(f"{prepared.folder} cannot measure where labels look: {none}")
+    boxes = [
+        {label: found for label, found in of_image.items() if present[label]}
+        for of_image, present in zip(every[:limit], split.targets, strict=False)
+    ]
+    if not any(boxes):
+        raise UserError(f"none of the {len(boxes)} test images looked at has a box of a label that its list gives it")
     return boxes
 
 
-@torch.inference_mode()
 def _measure_images(
     model: PatchModel,
+    settings: TrainSettings,
     split: Split,
     boxes: Sequence[dict[int, np.ndarray]],
-    settings,
     device: torch.device,
-    *,
-    batch_size: int,
-    num_workers: int,
-    progress: bool,
+    **loading: object,
 ) -> Iterator[Pair]:
-    """The pairs of the images that have boxes, in the order of the list and of the labels."""
+    """The pairs of the images that have boxes, in the order of the list and of the labels. loading: see `run_model`."""
     rows = [row for row, of_image in enumerate(boxes) if of_image]
-    with_boxes = replace(split, names=[split.names[i] for i in rows], paths=[split.paths[i] for i in rows],
-                         targets=split.targets[rows], ignore=None)  # fmt: skip
-    dataset = PhotoDataset(with_boxes, make_transform(settings, training=False))
-    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
-    model = model.to(device).eval()
-    for pixels, _, indices in tqdm(loader, desc="localising", unit="batch", leave=False, disable=not progress):
-        images = move_pixels(pixels, device, dataset.transform.normalise)
-        with autocast(device, settings.amp):
-            maps = model.alignment_maps(model(images))
-        of_batch = [(place, rows[index], label) for place, index in enumerate(indices.tolist())
-                    for label in sorted(boxes[rows[index]])]  # fmt: skip
+    names, paths = [split.names[row] for row in rows], [split.paths[row] for row in rows]
+    with_boxes = replace(split, names=names, paths=paths, targets=split.targets[rows], ignore=None)
+    for output, _, indices in run_model(model, settings, with_boxes, device, **loading):
+        images = [rows[index] for index in indices.tolist()]
+        pairs = [(place, image, label) for place, image in enumerate(images) for label in sorted(boxes[image])]
+        places, _, of_labels = zip(*pairs, strict=True)
         # Few of an image's labels are present: only their maps leave the device.
-        kept = maps[[place for place, _, _ in of_batch], [label for _, _, label in of_batch]].float().cpu().numpy()
-        for (_, image, label), one_map in zip(of_batch, kept, strict=True):
+        kept = model.alignment_maps(output)[list(places), list(of_labels)].float().cpu().numpy()
+        for (_, image, label), one_map in zip(pairs, kept, strict=True):
             yield Pair(image, label, measure_map(one_map, boxes[image][label]))
-
-
-def _csv_text(header: list[str], rows: list[list]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([round(value, 4) if isinstance(value, float) else value for value in row] for row in rows)
-    return text.getvalue()
 
 
 def describe_localisation(result: dict) -> list[str]:
@@ -168,11 +139,8 @@ def describe_localisation(result: dict) -> list[str]:
     rows = {"mean over labels": result["mean_over_labels"], "mean over pairs": result["mean_over_pairs"]}
     rows |= {f"  {label}"[:22]: result["labels"][label] for label in shown}
     for name, row in rows.items():
-        numbers = (
-            f"{100 * row[field]:{size}.1f}"
-            for field, size in zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True)
-        )
-        lines.append(f"{name:22}{''.join(numbers)}")
+        sizes = dict(zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True))
+        lines.append(f"{name:22}{''.join(f'{100 * row[field]:{size}.1f}' for field, size in sizes.items())}")
     if len(order) > 6:
         lines.append("(labels: the three that point best and the three that point worst, against chance)")
     return lines

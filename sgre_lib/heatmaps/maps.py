@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..datasets.prepared import Split
+from ..base.settings import TrainSettings
+from ..datasets.prepared import PreparedDataset, Split
 from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from ..images.reading import read_photo
 from ..images.transforms import make_transform
 from ..model.build import PatchModel
+from ..model.experiment import load_experiment, open_dataset
+from ..model.head import HeadOutput
 from ..model.precision import autocast
 
 
+def open_experiment(
+    exp_dir: str | os.PathLike, data: str | os.PathLike | None, data_root: str | os.PathLike | None
+) -> tuple[PatchModel, TrainSettings, PreparedDataset]:
+    """The best model of an experiment, its settings, and its dataset or `data` instead, which must have its labels."""
+    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    prepared = open_dataset(exp_dir, data, data_root)
+    if prepared.labels != labels:
+        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
+    return model, settings, prepared
+
+
 @torch.inference_mode()
-def align(model: PatchModel, settings, paths: Sequence[Path], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def align(
+    model: PatchModel, settings: TrainSettings, paths: Sequence[Path], device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N, L) and alignment maps (N, L, H, W) of some photos, one at a time, by a model in evaluation mode.
 
     A map sums to 1; see `PatchModel.alignment_maps` for models with a class token.
@@ -39,9 +57,34 @@ def align(model: PatchModel, settings, paths: Sequence[Path], device: torch.devi
 
 
 @torch.inference_mode()
+def run_model(
+    model: PatchModel,
+    settings: TrainSettings,
+    split: Split,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    num_workers: int = -1,
+    progress: str | None = None,
+) -> Iterator[tuple[HeadOutput, torch.Tensor, torch.Tensor]]:
+    """Outputs, targets (B, L) and indices (B) of a split, a batch at a time, in its order.
+
+    progress: what a progress bar says; None: there is none.
+    """
+    dataset = PhotoDataset(split, make_transform(settings, training=False))
+    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
+    model = model.to(device).eval()
+    for pixels, targets, indices in tqdm(loader, desc=progress, unit="batch", leave=False, disable=progress is None):
+        images = move_pixels(pixels, device, dataset.transform.normalise)
+        with autocast(device, settings.amp):
+            output = model(images)
+        yield output, targets, indices
+
+
+@torch.inference_mode()
 def average_correlation(
     model: PatchModel,
-    settings,
+    settings: TrainSettings,
     split: Split,
     device: torch.device,
     *,
@@ -56,14 +99,9 @@ def average_correlation(
     """
     if settings.model != "mlic" or settings.branches != "both":
         raise UserError("this model has no patch-label correlation: it needs both branches of SGRE (branches: both)")
-    dataset = PhotoDataset(split, make_transform(settings, training=False))
-    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
-    model = model.to(device).eval()
     total = np.zeros((split.targets.shape[1],) * 2)
-    for pixels, targets, _ in loader:
-        images = move_pixels(pixels, device, dataset.transform.normalise)
-        with autocast(device, settings.amp):
-            correlation = model(images).correlation
-        total += targets.numpy().T.astype(np.float64) @ correlation.mean(dim=1, dtype=torch.float64).cpu().numpy()
+    for output, targets, _ in run_model(model, settings, split, device, batch_size=batch_size, num_workers=num_workers):
+        correlation = output.correlation.mean(dim=1, dtype=torch.float64).cpu().numpy()
+        total += targets.numpy().T.astype(np.float64) @ correlation
     counts = split.targets.sum(axis=0, dtype=np.float64)[:, None]
     return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..base.errors import UserError
+from ..base.settings import TrainSettings
 from ..datasets.prepared import Split
+from ..evaluation.result_files import read_scores
 from ..evaluation.scoring import score_split
 from ..model.build import PatchModel
 from ..model.experiment import BEST
 
+Case = tuple[int, str, int]
+"""An image, why it was chosen, and the label it was chosen for."""
 
-def choose_images(
-    scores: np.ndarray, targets: np.ndarray, limit: int, threshold: float = 0.5
-) -> list[tuple[int, str, int]]:
+
+def choose_images(scores: np.ndarray, targets: np.ndarray, limit: int, threshold: float = 0.5) -> list[Case]:
     """Up to `limit` test images worth looking at, by rule: (image, why, label), no image twice.
 
     In turn: the image whose least certain present label is most certain (`hit`), the most certain wrong label
@@ -27,30 +35,22 @@ def choose_images(
     present = targets.astype(bool)
     certain = np.where(present.any(1), np.where(present, scores, np.inf).min(1), -np.inf)
     wrong, missed = np.where(present, -np.inf, scores), np.where(present, -scores, -np.inf)
-    queues = {
-        "hit": [(i, int(np.where(present[i], scores[i], -np.inf).argmax())) for i in np.argsort(-certain, kind="stable")
-                if certain[i] >= threshold],
-        "false alarm": [(i, int(wrong[i].argmax())) for i in np.argsort(-wrong.max(1), kind="stable")
-                        if wrong[i].max() >= threshold],
-        "missed": [(i, int(missed[i].argmax())) for i in np.argsort(-missed.max(1), kind="stable")
-                   if -missed[i].max() < threshold],
-    }  # fmt: skip
-    chosen: list[tuple[int, str, int]] = []
-    used: set[int] = set()
-    while len(chosen) < limit and any(queues.values()):
-        for why, queue in queues.items():
-            while queue and int(queue[0][0]) in used:
-                queue.pop(0)
-            if queue and len(chosen) < limit:
-                image, label = queue.pop(0)
-                used.add(int(image))
-                chosen.append((int(image), why, label))
+    kinds = {  # (the order of images, the values whose highest is the label, which images count)
+        "hit": (certain, np.where(present, scores, -np.inf), certain >= threshold),
+        "false alarm": (wrong.max(1), wrong, wrong.max(1) >= threshold),
+        "missed": (missed.max(1), missed, -missed.max(1) < threshold),
+    }
+    chosen = _take_turns(
+        {
+            why: [(int(i), int(values[i].argmax())) for i in np.argsort(-order, kind="stable") if counts[i]]
+            for why, (order, values, counts) in kinds.items()
+        },
+        limit,
+    )
     # A model that is never certain has no hits: any image is then better than none.
-    spare = (i for i in range(len(scores)) if i not in used)
-    while len(chosen) < min(limit, len(scores)):
-        image = next(spare)
-        chosen.append((image, "next in the list", int(scores[image].argmax())))
-    return chosen
+    used = {image for image, _, _ in chosen}
+    spare = [i for i in range(len(scores)) if i not in used][: limit - len(chosen)]
+    return chosen + [(image, "next in the list", int(scores[image].argmax())) for image in spare]
 
 
 def choose_failures(
@@ -61,7 +61,7 @@ def choose_failures(
     threshold: float = 0.5,
     ignore: np.ndarray | None = None,
     per_label: int = 2,
-) -> list[tuple[int, str, int]]:
+) -> list[Case]:
     """The worst decisions of all test images, by rule: (image, `false alarm` or `missed`, label), worst first in each.
 
     Taken in turn: the label that is absent with the highest score, and the label that is there with the lowest, as long
@@ -76,21 +76,30 @@ def choose_failures(
         ("false alarm", counted & ~present & (scores >= threshold), scores),
         ("missed", counted & present & (scores < threshold), -scores),
     ):
-        cases = np.argwhere(wrong)
-        queues[why] = cases[np.argsort(-badness[wrong], kind="stable")].tolist()[::-1]
-    chosen: dict[str, list[tuple[int, str, int]]] = {why: [] for why in queues}
+        queues[why] = np.argwhere(wrong)[np.argsort(-badness[wrong], kind="stable")].tolist()
+    chosen = _take_turns(queues, limit, per_label)
+    return [case for why in queues for case in chosen if case[1] == why]
+
+
+def _take_turns(queues: Mapping[str, Sequence[tuple[int, int]]], limit: int, per_label: float = math.inf) -> list[Case]:
+    """Up to `limit` cases, one of each kind in turn, no image twice and no label more than `per_label` times.
+
+    queues: kind -> (image, label) in the order of preference. Where a kind runs out the others go on.
+    """
+    waiting = {why: iter(queue) for why, queue in queues.items()}
+    chosen: list[Case] = []
     images: set[int] = set()
-    uses = [0] * present.shape[1]
-    while any(queues.values()) and len(images) < limit:
-        for why, queue in queues.items():
-            while queue and (queue[-1][0] in images or uses[queue[-1][1]] >= per_label):
-                queue.pop()
-            if queue and len(images) < limit:
-                image, label = queue.pop()
-                chosen[why].append((image, why, label))
-                images.add(image)
-                uses[label] += 1
-    return [case for cases in chosen.values() for case in cases]
+    uses: Counter[int] = Counter()
+    while waiting and len(chosen) < limit:
+        for why, queue in list(waiting.items()):
+            case = next((one for one in queue if one[0] not in images and uses[one[1]] < per_label), None)
+            if case is None:
+                del waiting[why]
+            elif len(chosen) < limit:
+                chosen.append((case[0], why, case[1]))
+                images.add(case[0])
+                uses[case[1]] += 1
+    return chosen
 
 
 def choose_gallery(exp_dir: str | os.PathLike) -> list[Path]:
@@ -106,24 +115,14 @@ def choose_gallery(exp_dir: str | os.PathLike) -> list[Path]:
 
 
 def find_scores(
-    exp_dir: str | os.PathLike, model: PatchModel, settings, split: Split, device: torch.device
+    exp_dir: str | os.PathLike, model: PatchModel, settings: TrainSettings, split: Split, device: torch.device
 ) -> np.ndarray:
     """Scores (N, L) of the test images: those that `evaluate` left, where they are of this model and split, or new ones."""
-    scores = _stored_scores(Path(exp_dir).expanduser(), split)
-    if scores is not None:
-        return scores
+    folder = Path(exp_dir).expanduser()
+    stored = folder / "scores.npy"
+    if stored.exists() and (folder / BEST).stat().st_mtime <= stored.stat().st_mtime:  # not trained on since
+        with contextlib.suppress(UserError):
+            scores, targets, _ = read_scores(folder)
+            if np.array_equal(targets, split.targets):
+                return scores
     return score_split(model, split, settings, device, batch_size=64, num_workers=-1, progress=True)
-
-
-def _stored_scores(folder: Path, split: Split) -> np.ndarray | None:
-    """The scores that `evaluate` left, where they are of this split."""
-    if (
-        not (folder / "scores.npy").exists()
-        or (folder / BEST).stat().st_mtime > (folder / "scores.npy").stat().st_mtime
-    ):
-        return None  # the model has been trained on since
-    try:
-        scores, targets = np.load(folder / "scores.npy"), np.load(folder / "targets.npy")
-    except (OSError, ValueError):
-        return None
-    return scores if targets.shape == split.targets.shape and (targets == split.targets).all() else None

@@ -19,10 +19,6 @@ class Localisation(NamedTuple):
     share_ceiling: float
 
 
-def name_fields(values: np.ndarray) -> dict[str, float]:
-    return dict(zip(Localisation._fields, values.tolist(), strict=True))
-
-
 class Pair(NamedTuple):
     """A test image and a label that it has, as indices, and how well the label's map finds its boxes."""
 
@@ -76,16 +72,20 @@ def summarise_pairs(pairs: Sequence[Pair], labels: Sequence[str]) -> dict:
     values = np.array([pair.found for pair in pairs])
     of_label = np.array([pair.label for pair in pairs])
     per_label = {
-        labels[index]: {"pairs": int((of_label == index).sum())} | name_fields(values[of_label == index].mean(0))
+        labels[index]: {"pairs": int((of_label == index).sum())} | _average(values[of_label == index])
         for index in np.unique(of_label)
     }
     votes = np.array([[row[name] for name in Localisation._fields] for row in per_label.values()])
     return {
-        "mean_over_labels": name_fields(votes.mean(0)),
-        "mean_over_pairs": name_fields(values.mean(0)),
+        "mean_over_labels": _average(votes),
+        "mean_over_pairs": _average(values),
         "labels": per_label,
         "labels_without_boxes": [label for label in labels if label not in per_label],
     }
+
+
+def _average(values: np.ndarray) -> dict[str, float]:
+    return Localisation(*values.mean(0).tolist())._asdict()
 
 
 def gain_over_chance(row: dict) -> float:

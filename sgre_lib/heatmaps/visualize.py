@@ -14,8 +14,7 @@ from ..base.files import write_array, write_json
 from ..datasets.prepared import Split
 from ..figures import draw_heatmap, judge, save_figure
 from ..images.reading import read_photo
-from ..model.experiment import load_experiment, open_dataset
-from .maps import align
+from .maps import align, open_experiment
 from .photo_choice import choose_images, find_scores
 
 
@@ -61,16 +60,8 @@ def visualize(
         raise UserError(f"--limit {limit} is below 1")
     if not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    model, settings, names = load_experiment(exp_dir, data=data, data_root=data_root)
-    prepared = open_dataset(exp_dir, data, data_root)
-    if prepared.labels != names:
-        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
-    asked = [] if labels in ("present", "predicted") else [name.strip() for name in labels.split(",")]
-    unknown = [name for name in asked if name not in names]
-    if unknown:
-        raise UserError(
-            f"--labels {unknown[0]}: not one of the labels (present, predicted, or {', '.join(names[:4])}, ...)"
-        )
+    model, settings, prepared = open_experiment(exp_dir, data, data_root)
+    names, asked = prepared.labels, _read_label_names(labels, prepared.labels)
     chosen_device, split, folder = choose_device(device), prepared.split("test"), Path(exp_dir).expanduser()
     if images is not None:
         picked = [(i, "asked for", -1) for i in find_images([images] if isinstance(images, str) else images, split)]
@@ -78,28 +69,23 @@ def visualize(
         scores = find_scores(folder, model, settings, split, chosen_device)
         picked = choose_images(scores, split.targets, limit, threshold)
     folders = []
-    stems = [Path(name).stem for name in split.names]
     for index, why, reason_label in picked:
-        (scores_one,), (maps,) = align(model, settings, [split.paths[index]], chosen_device)
+        (scores,), (maps,) = align(model, settings, [split.paths[index]], chosen_device)
         present = split.targets[index].astype(bool)
-        shown = _labels_to_show(labels, asked, names, scores_one, present, threshold)
+        shown = asked or _choose_labels(present if labels == "present" else scores >= threshold, scores)
         if reason_label >= 0 and reason_label not in shown:
-            shown.append(reason_label)
-        # Two photos of one stem in different folders must not share a folder here.
-        unique = stems.count(stems[index]) == 1
-        target = (
-            folder / "visualization" / (stems[index] if unique else split.names[index].strip("/").replace("/", "__"))
-        )
+            shown = [*shown, reason_label]
+        target = folder / "visualization" / _folder_name(split.names, index)
         target.mkdir(parents=True, exist_ok=True)
         figure = draw_heatmap(
-            read_photo(split.paths[index]), maps[shown], [names[i] for i in shown], scores_one[shown], present[shown],
+            read_photo(split.paths[index]), maps[shown], [names[i] for i in shown], scores[shown], present[shown],
             threshold=threshold, title=Path(split.names[index]).name,
         )  # fmt: skip
         save_figure(figure, target / "heatmap.png")
         write_array(target / "alignment.npy", maps)
         rows = [
-            {"label": names[i], "score": float(scores_one[i]), "present": bool(present[i]),
-             "outcome": judge(scores_one[i], present[i], threshold)}
+            {"label": names[i], "score": float(scores[i]), "present": bool(present[i]),
+             "outcome": judge(scores[i], present[i], threshold)}
             for i in shown
         ]  # fmt: skip
         about = {"image": split.names[index], "chosen": why, "grid": list(model.head.grid), "labels": rows}
@@ -108,12 +94,24 @@ def visualize(
     return folders
 
 
-def _labels_to_show(
-    labels: str, asked: list[str], names: list[str], scores: np.ndarray, present: np.ndarray, threshold: float
-) -> list[int]:
-    """Label indices, highest score first; for `present` and `predicted` at least the best-scored label."""
-    if asked:
-        return [names.index(name) for name in asked]
-    marked = present if labels == "present" else scores >= threshold
+def _folder_name(listed: list[str], index: int) -> str:
+    """An image's stem, or its whole path where another image has the same stem: they must not share a folder."""
+    stem = Path(listed[index]).stem
+    unique = sum(Path(name).stem == stem for name in listed) == 1
+    return stem if unique else listed[index].strip("/").replace("/", "__")
+
+
+def _read_label_names(text: str, labels: list[str]) -> list[int]:
+    """Indices of the labels that `--labels` names; none for `present` and `predicted`."""
+    asked = [] if text in ("present", "predicted") else [name.strip() for name in text.split(",")]
+    for name in asked:
+        if name not in labels:
+            known = f"present, predicted, or {', '.join(labels[:4])}, ..."
+            raise UserError(f"--labels {name}: not one of the labels ({known})")
+    return [labels.index(name) for name in asked]
+
+
+def _choose_labels(marked: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Indices of the marked labels, highest score first; of the best label where none is marked."""
     order = [int(i) for i in np.argsort(-scores, kind="stable")]
     return [i for i in order if marked[i]] or order[:1]
