@@ -69,23 +69,21 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarra
     truth = np.asarray(targets).astype(bool) & kept
     # The thresholds that a score reaches are the first so many; from there on everything is counting.
     reached = np.searchsorted(THRESHOLDS, np.asarray(scores, np.float64), side="right")
-    guesses, hits = _count_reached(reached, kept), _count_reached(reached, truth)
-    truths = truth.sum(axis=0).astype(np.float64)
-    f1 = 2 * hits / np.maximum(guesses + truths, 1.0)
-    chosen = f1.argmax(axis=0)
-    there = truths > 0
-    columns = np.arange(len(truths))
+    counts = np.stack([_count_reached(reached, truth), _count_reached(reached, kept)])  # (2, thresholds, L)
+    positives = truth.sum(axis=0).astype(np.float64)
+    best = (2 * counts[0] / np.maximum(counts[1] + positives, 1.0)).argmax(axis=0)
     # A label without an image is best never predicted.
-    own_guesses, own_hits = (np.where(there, counts[chosen, columns], 0.0) for counts in (guesses, hits))
-    per_label = np.where(there, THRESHOLDS[chosen], np.nan)
-    one, own = (
-        (
-            average_counts(found, said, truths)["CF1"],
-            2 * found.sum(axis=-1) / np.maximum(said.sum(axis=-1) + truths.sum(), 1.0),  # 0 where nothing is predicted
-        )
-        for found, said in ((hits, guesses), (own_hits, own_guesses))
+    own = np.where(positives > 0, counts[:, best, np.arange(len(positives))], 0.0)
+    per_label = np.where(positives > 0, THRESHOLDS[best], np.nan)
+    return ThresholdChoice(
+        THRESHOLDS, *_f1(*counts, positives), per_label, *(float(value) for value in _f1(*own, positives))
     )
-    return ThresholdChoice(THRESHOLDS, *one, per_label, *map(float, own))
+
+
+def _f1(true_positives: np.ndarray, predicted: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CF1 and OF1 of counts (..., L); OF1 is 0 where nothing is predicted."""
+    by_label = average_counts(true_positives, predicted, positives)["CF1"]
+    return by_label, 2 * true_positives.sum(axis=-1) / np.maximum(predicted.sum(axis=-1) + positives.sum(), 1.0)
 
 
 def _kept(scores: np.ndarray, ignore: np.ndarray | None) -> np.ndarray:

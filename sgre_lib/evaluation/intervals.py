@@ -99,8 +99,8 @@ def resample_metrics(
     kept = np.ones_like(targets) if mask is None else mask == 0
     columns = [bootstrap_map(scores, targets, mask, counts)]
     for values in (scores, keep_topk(scores, topk)):
-        predicted, truths = (values >= threshold) & kept, targets & kept
-        sums = [counts @ marks.astype(np.float64) for marks in (predicted & truths, predicted, truths)]
+        predicted, positives = (values >= threshold) & kept, targets & kept
+        sums = [counts @ marks.astype(np.float64) for marks in (predicted & positives, predicted, positives)]
         columns += average_counts(*sums, never_predicted).values()
     return np.stack(columns, axis=1).astype(np.float32)
 

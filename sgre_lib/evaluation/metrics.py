@@ -103,16 +103,16 @@ def _count(predicted: np.ndarray, targets: np.ndarray, counted: np.ndarray | Non
 
 
 def average_counts(
-    hits: np.ndarray, guesses: np.ndarray, truths: np.ndarray, never_predicted: str = "one"
+    true_positives: np.ndarray, predicted: np.ndarray, positives: np.ndarray, never_predicted: str = "one"
 ) -> dict[str, np.ndarray]:
-    """CP, CR, CF1, OP, OR, OF1 from counts of right predictions, predictions and positives, (..., L) each."""
+    """CP, CR, CF1, OP, OR, OF1 from counts of true positives, predicted positives and positives, (..., L) each."""
     if never_predicted not in ("one", "zero"):
         raise ValueError(f"never_predicted={never_predicted!r}: choose 'one' or 'zero'")
-    hits, guesses, truths = np.broadcast_arrays(hits, guesses, truths)
+    true_positives, predicted, positives = np.broadcast_arrays(true_positives, predicted, positives)
     low, least = (FLOOR, FLOOR) if never_predicted == "one" else (0.0, 1.0)
-    cp = (np.maximum(hits, low) / np.maximum(guesses, least)).mean(axis=-1)
-    cr = (np.maximum(hits, low) / np.maximum(truths, least)).mean(axis=-1)
-    op, or_ = (_divide(hits.sum(axis=-1), whole.sum(axis=-1), np.nan) for whole in (guesses, truths))
+    cp = (np.maximum(true_positives, low) / np.maximum(predicted, least)).mean(axis=-1)
+    cr = (np.maximum(true_positives, low) / np.maximum(positives, least)).mean(axis=-1)
+    op, or_ = (_divide(true_positives.sum(axis=-1), whole.sum(axis=-1), np.nan) for whole in (predicted, positives))
     f1 = (_divide(2 * a * b, a + b, 0.0) for a, b in ((cp, cr), (op, or_)))
     return dict(zip(METRICS[1:], (cp, cr, next(f1), op, or_, next(f1)), strict=True))
 
@@ -141,10 +141,10 @@ def evaluate_scores(
     """
     scores, targets, counted = _as_arrays(scores, targets, ignore)
     ap, plain, eleven = _average_precisions(scores, targets, counted).values()
-    hits, guesses, truths = _count(scores >= threshold, targets, counted)
-    top_hits, top_guesses, _ = _count(keep_topk(scores, topk) >= threshold, targets, counted)
-    every = average_counts(hits, guesses, truths, never_predicted)
-    top = average_counts(top_hits, top_guesses, truths, never_predicted)
+    true_positives, predicted, positives = _count(scores >= threshold, targets, counted)
+    top_true_positives, top_predicted, _ = _count(keep_topk(scores, topk) >= threshold, targets, counted)
+    every = average_counts(true_positives, predicted, positives, never_predicted)
+    top = average_counts(top_true_positives, top_predicted, positives, never_predicted)
     return {
         "mAP": float(ap.mean()),
         "AP": ap,
@@ -154,9 +154,9 @@ def evaluate_scores(
         **{name: float(value) for name, value in every.items()},
         **{f"top{topk}_{name}": float(value) for name, value in top.items()},
         "never_predicted": never_predicted,
-        "labels_never_predicted": np.flatnonzero(guesses == 0).tolist(),
-        f"top{topk}_labels_never_predicted": np.flatnonzero(top_guesses == 0).tolist(),
-        "labels_without_positives": np.flatnonzero(truths == 0).tolist(),
+        "labels_never_predicted": np.flatnonzero(predicted == 0).tolist(),
+        f"top{topk}_labels_never_predicted": np.flatnonzero(top_predicted == 0).tolist(),
+        "labels_without_positives": np.flatnonzero(positives == 0).tolist(),
     }
 
 
