@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -127,16 +127,12 @@ def _merge_parameters(cells: list[NotebookNode]) -> list[NotebookNode]:
         changed, declared = _assignments(given.source), _assignments(own.source)
     except SyntaxError:  # not Python
         return cells
-    lines: list[str | None] = own.source.split("\n")
-    for name, node in declared.items():
+    lines = own.source.split("\n")
+    for name, node in reversed(declared.items()):
         new = changed.pop(name, node)
         if ast.dump(new.value) != ast.dump(node.value):  # its comment may speak of the value it had
-            lines[node.lineno - 1 : node.end_lineno] = [
-                ast.get_source_segment(given.source, new),
-                *[None] * (node.end_lineno - node.lineno),
-            ]
-    lines += [ast.get_source_segment(given.source, node) for node in changed.values()]
-    own.source = "\n".join(line for line in lines if line is not None)
+            lines[node.lineno - 1 : node.end_lineno] = [ast.get_source_segment(given.source, new)]
+    own.source = "\n".join([*lines, *(ast.get_source_segment(given.source, node) for node in changed.values())])
     return [cell for cell in cells if cell is not given]
 
 
@@ -151,14 +147,14 @@ def _leave_out_silent_sections(main: Tag) -> None:
     A section goes from its heading to the next one of the same or a higher level. The template has marked each code
     cell by a comment as `silent` or `shown`.
     """
-    for heading in main.find_all(HEADINGS, recursive=False):
-        ends = (
-            part for part in heading.next_siblings if HEADINGS.fullmatch(part.name or "") and part.name <= heading.name
-        )
-        end = next(ends, None)
-        section = [heading, *itertools.takewhile(lambda part, end=end: part is not end, heading.next_siblings)]
+    for heading in main.find_all(re.compile("^h[2-6]$"), recursive=False):
+        section = [heading]
+        for part in heading.next_siblings:
+            if HEADINGS.fullmatch(part.name or "") and part.name <= heading.name:
+                break
+            section.append(part)
         marks = {str(part) for part in section if isinstance(part, Comment)}
-        if heading.name != "h1" and "silent" in marks and "shown" not in marks:
+        if "silent" in marks and "shown" not in marks:
             for part in section:
                 part.extract()
     for comment in main.find_all(string=lambda text: isinstance(text, Comment)):

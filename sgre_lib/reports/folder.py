@@ -61,13 +61,16 @@ def write_folder(
     Raises UserError before anything is written where `out` holds something else, and where another process writes it
     or the start page cannot be read.
     """
+    pages = list(pages)
     by_address = {page.address: page for page in pages}
-    sources = {address: Path(page.notebook) for address, page in by_address.items()}
-    sources |= {address: Path(source) for source, address in files}
-    for address in sources:
+    places = [*((page.notebook, page.address) for page in pages), *files]
+    sources: dict[str, Path] = {}
+    for source, address in places:
         parts = PurePosixPath(address).parts
         if not parts or parts[0] == "/" or any(part.startswith(".") for part in parts):
             raise ValueError(f"{address!r} is not an address inside the folder")
+        if sources.setdefault(address, Path(source)) != Path(source):
+            raise ValueError(f"{address!r} is the address of two")
     if "index.html" not in by_address:
         raise ValueError("one of the pages is index.html")
     folder = Path(out)

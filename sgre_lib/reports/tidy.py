@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
 from latex2mathml.converter import convert as convert_tex
@@ -21,7 +21,8 @@ UNSAFE_TAGS = ["script", "link", "meta", "base", "iframe", "object", "embed", "a
 
 UNSAFE_ATTRIBUTES = ("srcset", "poster", "background", "action", "formaction", "ping")
 
-LINK_SCHEMES = ("http", "https", "mailto")
+LINK_SCHEMES = ("", "http", "https", "mailto")
+"""Of links that stay; an anchor alone has none."""
 
 HEADINGS = re.compile("h[1-6]")
 
@@ -53,43 +54,49 @@ class Tidier:
         What is left out is logged as a warning. Links to click on stay.
         """
         soup = BeautifulSoup(fragment, "html.parser")
-        # Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
-        for image in soup.find_all("img", src=True):
-            self._embed_picture(image)
+        for image in soup.find_all("img"):
+            self._tidy_picture(image)
         _remove_unsafe(soup)
         for link in soup.find_all("a", href=True):
             self._tidy_link(link)
-        for image in soup.find_all("img"):
-            _tidy_picture(image)
         for tag in soup.find_all(lambda tag: tag.has_attr("id") or HEADINGS.fullmatch(tag.name)):
             self._give_id(tag)
         for table in soup.find_all("table"):
             _tidy_table(soup, table)
         return str(soup)
 
-    def _embed_picture(self, image: Tag) -> None:
-        """Put a picture that lies in the notebook's folder, or below it, into the tag itself."""
-        if urlsplit(image["src"]).scheme:  # data: or https:
-            return
-        kind, _ = mimetypes.guess_type(image["src"])
-        path = (self.folder / unquote(image["src"])).resolve()
-        if kind and kind.startswith("image/") and path.is_relative_to(self.folder) and path.is_file():
-            image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    def _tidy_picture(self, image: Tag) -> None:
+        """Put a picture that lies in the notebook's folder, or below it, into the tag; leave its alt text of another.
+
+        Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
+        """
+        source = image.get("src", "")
+        if not source.startswith("data:"):
+            kind, path = mimetypes.guess_type(source)[0] or "", (self.folder / unquote(source)).resolve()
+            if kind.startswith("image/") and path.is_relative_to(self.folder) and path.is_file():
+                image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            else:
+                log.warning("the picture %s is left out: it is not inside the notebook", source)
+                image.replace_with(f"[picture not included: {image.get('alt') or 'no description'}]")
+        if image.parent and not image.has_attr("alt"):
+            log.warning("a picture in Markdown or HTML has no alt text")
+            image["alt"] = ""
 
     def _tidy_link(self, link: Tag) -> None:
         """Lead a link to a local file where `links` says; a link that may not stay leaves its text."""
-        address, anchor = urldefrag(link["href"].strip())
-        parts = urlsplit(address)
-        if parts.scheme in ("", "file") and not parts.netloc and parts.path:
-            if self.links is None:
-                return
+        try:
+            parts = urlsplit(link["href"].strip())
+        except ValueError:  # no address at all
+            parts = urlsplit("invalid:")
+        local = parts.scheme in ("", "file") and not parts.netloc and parts.path
+        if local and self.links is not None:
             target = self.links(unquote(parts.path))
             if target is not None:
-                link["href"] = f"{target}#{anchor}" if anchor else target
-                return
-        elif parts.scheme in ("", *LINK_SCHEMES):  # an anchor alone has no scheme
-            return
-        link.unwrap()
+                link["href"] = f"{target}#{parts.fragment}" if parts.fragment else target
+            else:
+                link.unwrap()
+        elif not local and parts.scheme not in LINK_SCHEMES:
+            link.unwrap()
 
     def _give_id(self, tag: Tag) -> None:
         """Give a heading the id that JupyterLab gives it, so that links within a notebook work in both places."""
@@ -112,27 +119,15 @@ def _remove_unsafe(soup: BeautifulSoup) -> None:
             style.extract()
     for tag in soup.find_all(True):
         for name in list(tag.attrs):
-            if _is_unsafe(tag, name, " ".join(tag.get_attribute_list(name)).strip().lower()):
-                if name == "src":
-                    log.warning("the picture %s is left out: it is not inside the notebook", tag[name])
+            value = " ".join(tag.get_attribute_list(name)).strip().lower()
+            if name == "src":
+                unsafe = not value.startswith("data:")
+            elif name in ("href", "xlink:href"):
+                unsafe = not (tag.name == "a" and name == "href") and not value.startswith(("#", "data:"))
+            else:
+                unsafe = name.startswith("on") or name in UNSAFE_ATTRIBUTES or (name == "style" and "url(" in value)
+            if unsafe:
                 del tag[name]
-
-
-def _is_unsafe(tag: Tag, name: str, value: str) -> bool:
-    """Whether an attribute runs something or fetches a file."""
-    if name == "src":
-        return not value.startswith("data:")
-    if name in ("href", "xlink:href"):
-        return not (tag.name == "a" and name == "href") and not value.startswith(("#", "data:"))
-    return "url(" in value if name == "style" else name.startswith("on") or name in UNSAFE_ATTRIBUTES
-
-
-def _tidy_picture(image: Tag) -> None:
-    if not image.has_attr("src"):
-        image.replace_with(f"[picture not included: {image.get('alt') or 'no description'}]")
-    elif not image.has_attr("alt"):
-        log.warning("a picture in Markdown or HTML has no alt text")
-        image["alt"] = ""
 
 
 def _tidy_table(soup: BeautifulSoup, table: Tag) -> None:

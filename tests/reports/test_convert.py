@@ -223,7 +223,8 @@ def test_a_section_whose_code_shows_nothing_is_left_out(tmp_path):
 
 def test_links_to_local_files_lead_where_the_caller_says(tmp_path):
     prose = "# T\n\n[a](../a%20b.ipynb#Results) [b](c.csv) [c](#T) [d](https://x.org/e.html) [e](javascript:go())"
-    output = html_output('<a href="a.ipynb">f</a> <a href="file:///g.txt">g</a> <a href="mailto:h@x.org">h</a>')
+    output = html_output("""<a href="a.ipynb">f</a> <a href="file:///g.txt">g</a> <a href="mailto:h@x.org">h</a>
+        <a href="http://[">i</a> <a href="java\tscript:go()">j</a>""")
     cells = [new_markdown_cell(prose), new_code_cell("1", outputs=[output])]
     links = {"../a b.ipynb": "../a%20b.html", "a.ipynb": "a.html"}
 

@@ -182,6 +182,8 @@ def test_mistakes_are_refused_before_anything_is_written(given, tmp_path):
     for wrong in ("../x.html", "/x.html", ".stamps.json", "a/../../x.html", ""):
         with pytest.raises(ValueError, match="not an address"):
             write_folder(out, [*pages, Page(pages[1].notebook, wrong)], progress=False)
+    with pytest.raises(ValueError, match="address of two"):
+        write_folder(out, pages, [*files, (file, "index.html")], progress=False)
     with pytest.raises(ValueError, match=r"index\.html"):
         write_folder(out, pages[1:], files, progress=False)
     pages[0].notebook.write_text("no notebook", encoding="utf-8")
