@@ -238,7 +238,8 @@ def _predict_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: dict) -> int:
-    from .inference.predict import describe_unreadable, format_predictions, predict
+    from .inference.predict import predict
+    from .inference.predictions import describe_unreadable, format_predictions
 
     form, out = options.pop("format"), options.pop("out")
     out = None if out is None else check_out(out)

@@ -1,15 +1,10 @@
-"""The labels of any photos, by an experiment's model: as objects, as text, JSON or CSV, and as heatmap figures."""
+"""The labels of any photos, by an experiment's model, and their heatmaps."""
 
 from __future__ import annotations
 
-import csv
-import glob
-import io
-import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,43 +22,17 @@ from ..images.transforms import TestTransform, make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment
 from ..model.precision import autocast
+from .photo_files import HEATMAP_SUFFIX, find_photos
+from .predictions import Prediction, describe_unreadable, make_encodable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm",
-    ".pnm",
-)  # fmt: skip
-"""Endings of file names (in any case) that are photos in a folder or a pattern. A file given by name may have any."""
-
-HEATMAP_SUFFIX = ".heatmap.png"
-"""Ending of the figures of `predict`, which are never taken for photos."""
-
-FORMATS = ("text", "json", "csv")
 
 HEATMAP_LABELS = 11
 """Labels in one figure: three rows of four panels, the photo being the first."""
 
 HEATMAP_SIDE = 640
 """Longest side in pixels of the photo in a figure; panels are smaller than that."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the model says of one photo.
-
-    image: the path, as it was given or found. labels: (label, score) of each predicted label, highest score first.
-    scores: (L,) float32, of every label, in the order of `names`. Where the photo cannot be read scores are NaN, and
-    `error` says why.
-    """
-
-    image: Path
-    labels: list[tuple[str, float]]
-    scores: np.ndarray
-    names: list[str]
-    error: str | None = None
 
 
 def predict(
@@ -92,15 +61,7 @@ def predict(
     found; a photo that cannot be read does not stop the others, its `error` says what is wrong. Raises UserError where
     no photo can be read, and for bad options.
     """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    if topk is not None and topk < 1:
-        raise UserError(f"--topk {topk} is below 1")
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size} is below 1")
-    folder = None if heatmaps is None else Path(heatmaps).expanduser()
-    if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
-        raise UserError(f"--heatmaps {folder} is not a folder")
+    folder = _check_options(threshold, topk, batch_size, heatmaps)
     chosen = choose_device(device)
     paths = find_photos(images)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
@@ -112,7 +73,8 @@ def predict(
     photos = _AnyPhotos(paths, make_transform(settings, training=False))
     loader = make_loader(photos, worker_count(num_workers), chosen, batch_size=batch_size, collate_fn=_collate)
     predictions = []
-    for path, scores, maps, error in _score(model, settings.amp, loader, paths, len(labels), chosen, progress):
+    scored = _score(model, settings.amp, loader, len(labels), chosen, progress)
+    for path, (scores, maps, error) in zip(paths, scored, strict=True):
         order = np.argsort(-scores, kind="stable")[:topk]
         kept = [int(i) for i in order if scores[i] >= threshold]
         predicted = [(labels[i], float(scores[i])) for i in kept]
@@ -121,85 +83,29 @@ def predict(
             folder.mkdir(parents=True, exist_ok=True)
             shown = (kept or [int(order[0])])[:HEATMAP_LABELS]
             _write_figure(folder / figures[path], path, maps[shown], [labels[i] for i in shown], scores[shown])
-    unreadable = [one for one in predictions if one.error is not None]
-    if len(unreadable) == len(predictions):
+    if all(one.error is not None for one in predictions):
         raise UserError(describe_unreadable(predictions))
     return predictions
 
 
-def find_photos(images: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]:
-    """The files that paths, folders and patterns name, in their order, each once.
-
-    A folder stands for the photos in it at any depth, sorted by path; a pattern (`*`, `?`, `[...]`, `**` for folders at
-    any depth) for the photos and folders that match, sorted. There, photos are told by SUFFIXES, and hidden files and
-    folders and our own heatmap figures are left out. A name that exists is never a pattern. Where a backslash makes no
-    name or pattern that matches, it is read as Windows writes paths.
-    Raises UserError for what names no photo, and where no images are given.
-    """
-    given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    found: list[Path] = []
-    for one in given:
-        name = os.fspath(one)
-        matches = _expand(name) or (_expand(name.replace("\\", "/")) if "\\" in name else [])
-        if not matches:
-            raise UserError(_reason_for_none(name))
-        found += matches
-    if not found:
-        raise UserError("no image is given: name files, folders or patterns such as 'photos/*.jpg'")
-    return list(dict.fromkeys(found))
-
-
-def _expand(name: str) -> list[Path]:
-    """The photos that a path, folder or pattern stands for, sorted; none where it is no such thing."""
-    path = Path(name).expanduser()
-    if not name:  # pathlib's current folder, but most likely a variable of the shell's that is not set
-        return []
-    if path.is_dir():
-        return sorted(_walk(path))
-    if path.exists():
-        return [path]
-    if not glob.has_magic(name):
-        return []
-    # The part that exists as it stands is no pattern, whatever signs are in it.
-    stem = next(parent for parent in path.parents if parent.exists())
-    pattern = os.path.join(glob.escape(str(stem)), path.relative_to(stem))
-    photos: list[Path] = []
-    for match in sorted(map(Path, glob.glob(pattern, recursive=True))):
-        if match.is_dir():
-            photos += sorted(_walk(match))
-        elif _is_photo(match.name):
-            photos.append(match)
-    return photos
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """The photos in a folder at any depth; a link to a folder is followed, once."""
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(here, name) for name in files if _is_photo(name))
-
-
-def _is_photo(name: str) -> bool:
-    name = name.lower()
-    return name.endswith(SUFFIXES) and not name.endswith(HEATMAP_SUFFIX) and not name.startswith(".")
-
-
-def _reason_for_none(name: str) -> str:
-    if Path(name).expanduser().is_dir() and name:
-        return f"the folder {name} holds no image ({', '.join(SUFFIXES[:6])}, ...)"
-    if glob.has_magic(name):
-        return f"the pattern {name} matches no image ({', '.join(SUFFIXES[:6])}, ...)"
-    return f"the image {name or repr(name)} is missing"
+def _check_options(
+    threshold: float, topk: int | None, batch_size: int, heatmaps: str | os.PathLike | None
+) -> Path | None:
+    """UserError for an option that cannot be; the folder of the heatmaps."""
+    if not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold} is not between 0 and 1")
+    if topk is not None and topk < 1:
+        raise UserError(f"--topk {topk} is below 1")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size} is below 1")
+    folder = None if heatmaps is None else Path(heatmaps).expanduser()
+    if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise UserError(f"--heatmaps {folder} is not a folder")
+    return folder
 
 
 class _AnyPhotos(Dataset):
-    """(pixels (S, S, 3) uint8, index, error) of photo files; pixels and error are None by turns."""
+    """(pixels (S, S, 3) uint8, None) of a photo file, or (None, what is wrong) where it cannot be read."""
 
     def __init__(self, paths: list[Path], transform: TestTransform):
         self.paths, self.transform = paths, transform
@@ -207,47 +113,38 @@ class _AnyPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, int, str | None]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, str | None]:
         try:
-            image = self.transform.resize(read_photo(self.paths[index]))
-            return torch.from_numpy(np.array(image)), index, None
+            return torch.from_numpy(np.array(self.transform.resize(read_photo(self.paths[index])))), None
         except UserError as error:
-            return None, index, str(error)
+            return None, str(error)
         except Exception as error:  # whatever a decoder stumbles over: one bad file must not cost the others
-            return None, index, f"the image {self.paths[index]} cannot be read ({type(error).__name__}: {error})"
+            return None, f"the image {self.paths[index]} cannot be read ({type(error).__name__}: {error})"
 
 
-def _collate(items: list[tuple]) -> tuple[torch.Tensor | None, list[int], list[tuple[int, str]]]:
-    """Pixels (B, S, S, 3) of the readable photos (None: there are none), their indices, (index, error) of the others."""
-    pixels = [item[0] for item in items if item[2] is None]
-    readable = [item[1] for item in items if item[2] is None]
-    return torch.stack(pixels) if pixels else None, readable, [item[1:] for item in items if item[2] is not None]
+def _collate(items: list[tuple]) -> tuple[torch.Tensor | None, list[str | None]]:
+    """Pixels (B, S, S, 3) of the readable photos (None: there are none), and the error of every photo, or None."""
+    pixels = [pixels for pixels, _ in items if pixels is not None]
+    return torch.stack(pixels) if pixels else None, [error for _, error in items]
 
 
 @torch.inference_mode()
 def _score(
-    model: PatchModel,
-    amp: bool,
-    loader: DataLoader,
-    paths: list[Path],
-    label_count: int,
-    device: torch.device,
-    progress: bool,
-) -> Iterator[tuple[Path, np.ndarray, np.ndarray | None, str | None]]:
-    """(path, scores (L,), alignment maps (L, H, W) or None, error or None) of each photo, in order."""
+    model: PatchModel, amp: bool, loader: DataLoader, label_count: int, device: torch.device, progress: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, str | None]]:
+    """(scores (L,), alignment maps (L, H, W) or None, error or None) of each photo, in order."""
     model = model.to(device).eval()
-    with tqdm(total=len(paths), desc="predicting", unit="image", leave=False, disable=not progress) as bar:
-        for pixels, readable, unreadable in loader:
-            rows = {i: (paths[i], np.full(label_count, np.nan, np.float32), None, error) for i, error in unreadable}
+    with tqdm(total=len(loader.dataset), desc="predicting", unit="image", leave=False, disable=not progress) as bar:
+        for pixels, errors in loader:
             if pixels is not None:
                 with autocast(device, amp):
                     output = model(move_pixels(pixels, device, loader.dataset.transform.normalise))
-                scores = torch.sigmoid(output.logits.float()).cpu().numpy()
+                scores = iter(torch.sigmoid(output.logits.float()).cpu().numpy())
                 aligned = model.alignment_maps(output)
-                maps = [None] * len(readable) if aligned is None else aligned.float().cpu().numpy()
-                rows |= {i: (paths[i], scores[row], maps[row], None) for row, i in enumerate(readable)}
-            for index in sorted(rows):
-                yield rows[index]
+                maps = iter([None] * len(pixels) if aligned is None else aligned.float().cpu().numpy())
+            for error in errors:
+                unknown = np.full(label_count, np.nan, np.float32), None, error
+                yield (next(scores), next(maps), None) if error is None else unknown
                 bar.update()
 
 
@@ -287,62 +184,8 @@ def _write_figure(target: Path, photo: Path, maps: np.ndarray, labels: list[str]
     # Drawing takes a second to import, which a prediction without figures need not wait for.
     from ..figures import save_figure
 
-    figure = draw_prediction(read_photo(photo), maps, labels, scores, title=_encodable(photo.name))
+    figure = draw_prediction(read_photo(photo), maps, labels, scores, title=make_encodable(photo.name))
     with warnings.catch_warnings():
         # A file's name may be in a script that the font has not; boxes in the title are all that it costs.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         save_figure(figure, target)
-
-
-def describe_unreadable(predictions: Sequence[Prediction]) -> str:
-    """One line that names the photos that cannot be read (the first ten) with the reasons; empty where there are none."""
-    errors = [one.error for one in predictions if one.error is not None]
-    if len(errors) < 2:
-        return "".join(errors)
-    more = f"; and {len(errors) - 10} more" if len(errors) > 10 else ""
-    return f"{len(errors)} of {len(predictions)} images cannot be read: {'; '.join(errors[:10])}{more}"
-
-
-def format_predictions(predictions: Sequence[Prediction], form: str = "text") -> str:
-    """Predictions as a text that ends with a newline; scores are fractions.
-
-    `text`: `image<TAB>label score, label score, ...`, a line an image, three decimals. `csv`: the columns
-    image,label,score, a row for each predicted label (none for an image without one). `json`: a list of objects with
-    `image`, `labels` (the predicted ones, a list of `label` and `score`) and `scores` (label -> score, of every label);
-    of an image that cannot be read `image` and `error`. Text and CSV leave such images out. JSON and CSV have all
-    digits of the float32 scores.
-    Raises UserError for another format.
-    """
-    if form not in FORMATS:
-        raise UserError(f"--format {form}: choose from {', '.join(FORMATS)}")
-    readable = [one for one in predictions if one.error is None]
-    if form == "text":
-        rows = (", ".join(f"{label} {score:.3f}" for label, score in one.labels) for one in readable)
-        return _encodable("".join(f"{one.image}\t{row}\n" for one, row in zip(readable, rows, strict=True)))
-    if form == "csv":
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "label", "score"])
-        writer.writerows([one.image, label, _digits(score)] for one in readable for label, score in one.labels)
-        return _encodable(file.getvalue())
-    content: list[dict] = []
-    for one in predictions:
-        if one.error is not None:
-            content.append({"image": str(one.image), "error": one.error})
-            continue
-        labels = [{"label": label, "score": _digits(score)} for label, score in one.labels]
-        scores = dict(zip(one.names, map(_digits, one.scores), strict=True))
-        content.append({"image": str(one.image), "labels": labels, "scores": scores})
-    # A line an image, which line tools can cut and people can read.
-    lines = ",\n".join(json.dumps(one, ensure_ascii=False, allow_nan=False) for one in content)
-    return _encodable(f"[\n{lines}\n]\n")
-
-
-def _encodable(text: str) -> str:
-    """A text with file names in it, as UTF-8 can say it: bytes of a name that are no UTF-8 are replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _digits(score: float) -> float:
-    """A float32 score as the shortest number that says it: 0.9, not 0.8999999761581421."""
-    return float(str(np.float32(score)))

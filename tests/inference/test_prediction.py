@@ -17,7 +17,9 @@ from PIL import Image
 from sgre_lib import PreparedDataset, UserError, build_model, export_released, load_experiment, predict
 from sgre_lib.base.config import read_config
 from sgre_lib.commands import main
-from sgre_lib.inference.predict import HEATMAP_LABELS, draw_prediction, find_photos, format_predictions
+from sgre_lib.inference.photo_files import find_photos
+from sgre_lib.inference.predict import HEATMAP_LABELS, draw_prediction
+from sgre_lib.inference.predictions import format_predictions
 
 
 @pytest.fixture
