@@ -77,8 +77,8 @@ def test_waiting_for_another_process(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="loaders are forked on Linux")
 def test_forked_children_of_a_killed_holder_do_not_keep_it(tmp_path):
     """A trainer's loaders live on for seconds after it was killed: a prompt --resume must get in."""
-    body = "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
-    body += "child.start()\nprint(child.pid, flush=True)\ntime.sleep(60)"
+    body = "loader = lambda: (print(os.getpid(), flush=True), time.sleep(60))\n"
+    body += "multiprocessing.get_context('fork').Process(target=loader).start()\ntime.sleep(60)"
     other = hold_elsewhere(tmp_path, body)
     child = int(other.stdout.readline())
     try:
