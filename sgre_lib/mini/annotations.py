@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,47 +14,32 @@ from ..base.files import open_atomic
 from .scenes import SceneObject, compose_scene
 
 JPEG_QUALITY = 90
-
 SMALLEST_IMAGE = 32
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
-HEAD = """\
-<annotation>
-\t<folder>mini</folder>
-\t<filename>{name}</filename>
-\t<source>
-\t\t<database>mini</database>
-\t\t<annotation>mini</annotation>
-\t\t<image>drawn</image>
-\t</source>
-\t<size>
-\t\t<width>{size}</width>
-\t\t<height>{size}</height>
-\t\t<depth>3</depth>
-\t</size>
-\t<segmented>0</segmented>
-"""
-
-OBJECT = """\
-\t<object>
-\t\t<name>{label}</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>{truncated:d}</truncated>
-\t\t<difficult>{difficult:d}</difficult>
-\t\t<bndbox>
-{edges}\t\t</bndbox>
-\t</object>
-"""
-
 
 def format_annotation(name: str, image_size: int, objects: Sequence[SceneObject]) -> str:
     """The XML text that Pascal VOC 2007 would have for the picture file `name`."""
-    text = HEAD.format(name=name, size=image_size)
+    source = {"database": "mini", "annotation": "mini", "image": "drawn"}
+    size = {"width": image_size, "height": image_size, "depth": 3}
+    parts = {"folder": "mini", "filename": name, "source": source, "size": size, "segmented": 0}
+    root = _make_element("annotation", parts)
     for item in objects:
-        edges = "".join(f"\t\t\t<{edge}>{value}</{edge}>\n" for edge, value in zip(EDGES, item.box, strict=True))
-        text += OBJECT.format(label=item.label, truncated=item.truncated, difficult=item.difficult, edges=edges)
-    return text + "</annotation>\n"
+        flags = {"truncated": int(item.truncated), "difficult": int(item.difficult)}
+        box = dict(zip(EDGES, item.box, strict=True))
+        root.append(_make_element("object", {"name": item.label, "pose": "Unspecified", **flags, "bndbox": box}))
+    ElementTree.indent(root, "\t")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _make_element(tag: str, content: dict | str | int) -> ElementTree.Element:
+    element = ElementTree.Element(tag)
+    if isinstance(content, dict):
+        element.extend(_make_element(*part) for part in content.items())
+    else:
+        element.text = str(content)
+    return element
 
 
 def make_mini(
@@ -75,10 +61,10 @@ def make_mini(
     holds somebody else's pictures.
     """
     root, total = Path(root), train_images + test_images
-    least = {"seed": (seed, 0), "train_images": (train_images, 1), "test_images": (test_images, 1)}
-    for name, (value, smallest) in {**least, "image_size": (image_size, SMALLEST_IMAGE)}.items():
-        if value < smallest:
-            raise UserError(f"{name} is {value}; it must be {smallest} or more")
+    given = {"seed": seed, "train_images": train_images, "test_images": test_images, "image_size": image_size}
+    for (name, value), least in zip(given.items(), (0, 1, 1, SMALLEST_IMAGE), strict=True):
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be {least} or more")
     if total > 999_999:
         raise UserError(f"train_images + test_images is {total}; names have six digits")
     refuse_foreign_root(root)

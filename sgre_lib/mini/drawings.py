@@ -3,7 +3,7 @@
 A drawing is a list of steps, done in order:
 
     "name = expression"                          sets a variable
-    { disc = [x, y, radius], fill = colour }     puts a shape on the canvas: see `shapes.py` for which there are
+    { disc = [x, y, radius], fill = colour }     puts a shape on the canvas: `shapes.py` and `scenery.py` say which
     { draw = [step, ...] }                       steps that belong together
 
 A table may also say `when = condition`, or `for = "name ..."` and `in = values`: then it is done for each value, those
@@ -16,32 +16,27 @@ from __future__ import annotations
 import ast
 import functools
 import math
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..base.files import read_toml
 from . import chance, colours, shapes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Names = dict[str, Any]
 """What an expression may name: functions, colours and the variables set so far."""
 
 Step = Callable[[Names], None]
 
-FIXED: Names = {
+CONSTANT: Names = {
     "__builtins__": {},
-    **{f.__name__: f for f in (abs, len, max, min, range, round, sum, colours.darken, colours.lighten, shapes.polar)},
     **colours.PALETTE,
-    **{name: getattr(colours, name) for name in ("ALL", "VIVID", "PALE", "DARK", "INK", "WHITE", "MIST", "DUSK")},
+    **colours.FIXED,
+    **colours.GROUPS,
+    **{f.__name__: f for f in (max, min, range, round, sum, colours.darken, colours.lighten, shapes.polar)},
     "mix": colours.mix_colour,
     "arc": shapes.trace_arc,
     "star": shapes.trace_star,
@@ -49,7 +44,7 @@ FIXED: Names = {
     "atan2": lambda y, x: math.degrees(math.atan2(y, x)),
 }
 
-BY_CHANCE: dict[str, Callable] = {
+BY_CHANCE: dict[str, Callable] = {  # these draw from the picture's generator
     "chance": chance.happens,
     "between": chance.pick_between,
     "count": chance.pick_count,
@@ -58,18 +53,37 @@ BY_CHANCE: dict[str, Callable] = {
     "colour": colours.pick_colour,
     "body_colour": colours.pick_body,
 }
-"""Functions that draw from the picture's generator."""
 
+UNIT = ("size", "turn", "flip", "aspect")
+"""What a drawing may say of its unit square, as expressions whose chances are drawn in this order."""
+
+# fmt: off
 ALLOWED = (
-    *(ast.Expression, ast.Constant, ast.Name, ast.List, ast.Tuple, ast.Starred, ast.ListComp, ast.comprehension),
-    *(ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword),
-    *(ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
+    ast.Expression, ast.Constant, ast.Name, ast.List, ast.Tuple, ast.Starred, ast.ListComp, ast.comprehension,
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword,
+    ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )
+# fmt: on
+
+
+class Drawing(NamedTuple):
+    """One entry of a table: its steps, and what else it says."""
+
+    steps: Step
+    more: dict[str, Any]
+
+
+def read_drawings(table: str) -> dict[str, Drawing]:
+    """The drawings of a table (its file's name without the ending), by their names."""
+    entries = read_toml(Path(__file__).with_name(f"{table}.toml"))
+    for entry in entries.values():
+        entry |= {name: compile_expression(entry[name]) for name in UNIT if name in entry}
+    return {name: Drawing(compile_steps(entry.pop("draw")), entry) for name, entry in entries.items()}
 
 
 def name_values(rng: np.random.Generator, **values: Any) -> Names:
     """What the expressions of one drawing may name, `values` among it."""
-    return {**FIXED, **{name: functools.partial(pick, rng) for name, pick in BY_CHANCE.items()}, **values}
+    return {**CONSTANT, **{name: functools.partial(pick, rng) for name, pick in BY_CHANCE.items()}, **values}
 
 
 def evaluate(code: CodeType, names: Names) -> Any:
@@ -77,12 +91,11 @@ def evaluate(code: CodeType, names: Names) -> Any:
 
 
 def compile_expression(value: Any) -> CodeType:
-    """An expression of a table, checked and ready for `evaluate`; ValueError where it is more than arithmetic."""
+    """A table's value, checked and ready for `evaluate`; ValueError where it is more than arithmetic and calls."""
     text = _write(value)
     tree = ast.parse(text, mode="eval")
     for node in ast.walk(tree):
-        named = node.id if isinstance(node, ast.Name) else ""
-        if not isinstance(node, ALLOWED) or named.startswith("_"):
+        if not isinstance(node, ALLOWED) or getattr(node, "id", "").startswith("_"):
             raise ValueError(f"a drawing may not say {ast.unparse(node)}: {text}")
     return compile(tree, text, "eval")
 
@@ -95,7 +108,7 @@ def _write(value: Any) -> str:
 
 
 def compile_steps(steps: list[str | dict[str, Any]]) -> Step:
-    compiled = [_compile_assignment(step) if isinstance(step, str) else _compile_table(step) for step in steps]
+    compiled = [_compile_assignment(step) if isinstance(step, str) else _compile_table(dict(step)) for step in steps]
 
     def follow(names: Names) -> None:
         for step in compiled:
@@ -111,7 +124,6 @@ def _compile_assignment(text: str) -> Step:
 
 
 def _compile_table(table: dict[str, Any]) -> Step:
-    table = dict(table)
     variables, values = table.pop("for", "").split(), compile_expression(table.pop("in", [0]))
     condition = compile_expression(table.pop("when", True))
     if "draw" in table:
@@ -119,8 +131,7 @@ def _compile_table(table: dict[str, Any]) -> Step:
     else:
         (shape, geometry), *style = table.items()
         given = [*map(_write, geometry), *(f"{name}={_write(value)}" for name, value in style)]
-        call = compile_expression(f"{shape}({', '.join(given)})")
-        body = functools.partial(evaluate, call)
+        body = functools.partial(evaluate, compile_expression(f"{shape}({', '.join(given)})"))
 
     def follow(names: Names) -> None:
         for value in evaluate(values, names):
@@ -129,29 +140,3 @@ def _compile_table(table: dict[str, Any]) -> Step:
                 body(names)
 
     return follow
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One entry of a table: its steps, the expressions that shape its unit square, and whatever else it says."""
-
-    steps: Step
-    unit: Mapping[str, CodeType]
-    more: Mapping[str, Any]
-
-    def start_canvas(self, size: float, names: Names) -> shapes.ObjectCanvas:
-        """The canvas of an object or shape that is to be `size` pixels wide."""
-        unit = {name: evaluate(code, names) for name, code in self.unit.items()}
-        return shapes.ObjectCanvas(size * unit.pop("size"), **unit)
-
-
-def read_drawings(name: str, **unit: str | float) -> dict[str, Drawing]:
-    """The drawings of a table by name. unit: what their size, turn, flip and aspect are where they do not say it."""
-    table = tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
-    drawings = {}
-    for key, entry in table.items():
-        steps = compile_steps(entry.pop("draw"))
-        said = {"size": 1, "turn": 0, "flip": False, "aspect": 1, **unit}
-        said |= {name: entry.pop(name) for name in tuple(said) if name in entry}
-        drawings[key] = Drawing(steps, {name: compile_expression(value) for name, value in said.items()}, entry)
-    return drawings

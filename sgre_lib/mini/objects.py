@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
+from types import CodeType
+
 import numpy as np
 from PIL import Image, ImageFilter
 
 from .chance import happens, pick_between, pick_count, pick_one
-from .colours import INK, pick_colour
-from .drawings import Drawing, name_values, read_drawings
-from .shapes import GRADIENT
+from .colours import FIXED, pick_colour
+from .drawings import UNIT, Drawing, compile_expression, evaluate, name_values, read_drawings
+from .shapes import GRADIENT, ObjectCanvas
 
-OBJECTS = read_drawings("objects.toml", turn="between(-10, 10)", flip="chance(0.5)", aspect="between(0.88, 1.14)")
-
-CLUTTER = read_drawings("clutter.toml")
+OBJECTS, CLUTTER = read_drawings("objects"), read_drawings("clutter")
 
 OCCLUDERS = ("bar", "posts", "foliage")
 
 LABELS: tuple[str, ...] = tuple(sorted(OBJECTS))
 
+STANCE = {
+    "turn": compile_expression("between(-10, 10)"),
+    "flip": compile_expression("chance(0.5)"),
+    "aspect": compile_expression("between(0.88, 1.14)"),
+}
+"""How an object stands in its unit square, where its table does not say it."""
+
 HEIGHTS = {label: tuple(drawing.more.get("height", (0.3, 0.92))) for label, drawing in OBJECTS.items()}
 """Where an object's centre usually lies between the top (0) and the bottom (1) of the picture."""
-
-REACHED = [0] + [255] * 255
-
-
-def draw_layer(drawing: Drawing, size: float, rng: np.random.Generator) -> Image.Image:
-    """A drawing whose unit square is `size` pixels wide, on a transparent layer around it."""
-    names = name_values(rng)
-    canvas = drawing.start_canvas(size, names)
-    drawing.steps(names | canvas.shapes() | {"scale": canvas.scale})
-    return canvas.layer
 
 
 def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Image:
@@ -37,19 +34,20 @@ def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Imag
 
     `size` is the side of the object's unit square in pixels of the layer. Raises KeyError for an unknown label.
     """
-    layer = draw_layer(OBJECTS[label], size, rng)
+    layer = _draw_layer(OBJECTS[label], size, rng, **STANCE)
     alpha = layer.getchannel("A")
     shaded = pick_between(rng, 0.0, 0.3)
     if shaded > 0.08:  # one side lies in the shade
         slope = GRADIENT.resize(layer.size, Image.Resampling.NEAREST)
         slope = slope.point([round(level * shaded) for level in range(256)]).rotate(90 * pick_count(rng, 0, 3))
-        layer = Image.composite(Image.new("RGBA", layer.size, (*INK, 255)), layer, slope)
+        layer = Image.composite(Image.new("RGBA", layer.size, (*FIXED["INK"], 255)), layer, slope)
         layer.putalpha(alpha)
     if happens(rng, 0.85):  # an outline
         ink = pick_colour(rng, "white cream" if happens(rng, 0.2) else "charcoal navy brown")
         ground = Image.new("RGBA", layer.size, (*ink, 0))
         # What a blur reaches at all is the shape made wider: faster than a maximum filter.
-        ground.putalpha(alpha.filter(ImageFilter.BoxBlur(max(1, round(size / 48)))).point(REACHED))
+        reached = alpha.filter(ImageFilter.BoxBlur(max(1, round(size / 48)))).point([0] + [255] * 255)
+        ground.putalpha(reached)
         ground.paste(layer, (0, 0), alpha)
         layer = ground
     return _cut(layer)
@@ -57,12 +55,21 @@ def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Imag
 
 def draw_clutter(size: float, rng: np.random.Generator) -> Image.Image:
     """The RGBA layer of one unlabelled shape in the objects' colours."""
-    return _cut(draw_layer(CLUTTER["clutter"], size, rng))
+    return _cut(_draw_layer(CLUTTER["clutter"], size, rng))
 
 
 def draw_occluder(size: float, rng: np.random.Generator) -> Image.Image:
     """The RGBA layer of a bar, a row of posts or some foliage that covers part of an object of `size`."""
-    return _cut(draw_layer(CLUTTER[pick_one(rng, OCCLUDERS)], size, rng))
+    return _cut(_draw_layer(CLUTTER[pick_one(rng, OCCLUDERS)], size, rng))
+
+
+def _draw_layer(drawing: Drawing, size: float, rng: np.random.Generator, **stance: CodeType) -> Image.Image:
+    """A drawing in a unit square of `size` pixels (times the `size` that it says), with room around it."""
+    names, said = name_values(rng), {**stance, **drawing.more}
+    unit = {name: evaluate(said[name], names) for name in UNIT if name in said}
+    canvas = ObjectCanvas(size * unit.pop("size", 1), **unit)
+    drawing.steps(names | {shape: getattr(canvas, shape) for shape in canvas.SHAPES} | {"scale": canvas.scale})
+    return canvas.layer
 
 
 def _cut(layer: Image.Image) -> Image.Image:

@@ -20,33 +20,19 @@ from .scenery import LABEL_WEIGHTS, paint_scenery
 from .shapes import Point
 
 OBJECT_SIZE = (16 / 128, 54 / 128)  # drawn log-uniformly: small ones are what an average over all positions drowns
-
 OBJECT_COUNT = (0.18, 0.26, 0.27, 0.18, 0.11)  # P(1), P(2), ...: more mean smaller shares of the pooled feature
-
 CLUTTER_COUNT = (6, 11)  # unlabelled shapes in the objects' colours behind them: colour alone then says little
-
 CLUTTER_SIZE = (6 / 128, 30 / 128)  # near the objects' sizes, otherwise scale alone would tell them apart
-
 OVERLAP_PROBABILITY = 0.15  # that an object may be put over an earlier one; without it a free place is looked for
-
 OCCLUSION_PROBABILITY = 0.22  # that something is put in front: parts must do when the outline is broken
-
 TRUNCATION_PROBABILITY = 0.10  # that an object is pushed over the picture's edge, for VOC's `truncated`
-
 FAR_PROBABILITY = 0.03  # that an object is too far away to name, for VOC's `difficult`
-
 FAR_SIZE = (7 / 128, 11 / 128)
-
 STRAY_PROBABILITY = 0.18  # that one object belongs to no such scene: the theme must not decide the labels
-
 SWAP_PROBABILITY = 0.10  # that a picture shows the objects of another theme than its background's
-
 GRAIN = 5  # largest change that the grain makes to a channel (0..255): keeps flat areas from being constant
-
 DIFFICULT_VISIBLE = 0.35  # an object that shows less of itself than this is difficult
-
 DIFFICULT_SIDE = 14 / 128  # and so is one whose longer visible side is shorter than this
-
 SUPERSAMPLING = 2
 
 
@@ -163,9 +149,8 @@ def paste_layer(
 def add_grain(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """`picture` with soft stains of light and fine grain, in whole numbers so that every machine agrees."""
     width, height = picture.size
-    stains = Image.fromarray((rng.random((5, 5)) * 256).astype(np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+    stains = Image.fromarray((rng.random((5, 5)) * 256).astype(np.uint8))
+    stains = stains.resize((width, height), Image.Resampling.BICUBIC)
     light = (np.asarray(stains, dtype=np.int16) - 128) // 10
     grain = (rng.random((height, width)) * (2 * GRAIN + 1)).astype(np.int16) - GRAIN
     shift = (light + grain)[:, :, None]

@@ -1,14 +1,11 @@
-"""The shapes that drawings are made of: on a unit square for objects, in pixels for a scene's background."""
+"""The shapes that objects are made of, in a unit square; points on arcs and stars."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
-import numpy as np
 from PIL import Image, ImageDraw
 
-from .chance import pick_between
 from .colours import Colour
 
 Point = tuple[float, float]
@@ -44,6 +41,8 @@ class ObjectCanvas:
     kept), turned clockwise by `turn` degrees and put in the layer's centre.
     """
 
+    SHAPES = ("polygon", "rectangle", "ellipse", "disc", "line", "face")
+
     def __init__(self, size: float, turn: float = 0.0, flip: bool = False, aspect: float = 1.0):
         side = math.ceil(size * 1.5 * max(aspect, 1 / aspect) ** 0.5) + 8
         self.layer, self.scale = Image.new("RGBA", (side, side)), size
@@ -52,11 +51,6 @@ class ObjectCanvas:
         along = size / aspect**0.5
         cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         self._map = (across * cos, -along * sin, across * sin, along * cos, side / 2)
-
-    def shapes(self) -> dict[str, Callable]:
-        """What a drawing may put on this canvas, by the names that it has there."""
-        names = ("polygon", "rectangle", "ellipse", "disc", "line", "face")
-        return {name: getattr(self, name) for name in names}
 
     def place(self, point: Point) -> tuple[int, int]:
         # Whole pixels: the last bit of a sine differs between machines, and rounding keeps it out of the picture.
@@ -92,51 +86,3 @@ class ObjectCanvas:
             self.disc(x + side * 0.4 * reach, y - 0.15 * reach, 0.13 * reach, fill=fill)
         smile = trace_arc(x, y + 0.05 * reach, 0.45 * reach, 0.4 * reach, 25, 155)
         self.line(*smile, width=0.12 * reach, fill=fill)
-
-
-class SceneCanvas:
-    """Draws in whole pixels on a picture that is `side` wide and high; every coordinate is rounded."""
-
-    def __init__(self, side: int):
-        self.side, self.scene = side, Image.new("RGB", (side, side))
-        self.pencil = ImageDraw.Draw(self.scene)
-
-    def shapes(self, rng: np.random.Generator) -> dict[str, Callable]:
-        """What a background may have, by the names that it has there."""
-
-        def whole(draw: Callable) -> Callable:
-            return lambda *box, **style: draw([round(value) for value in box], **style)
-
-        return {
-            "rectangle": whole(self.pencil.rectangle),
-            "ellipse": whole(self.pencil.ellipse),
-            "arc": whole(self.pencil.arc),
-            "polygon": lambda *points, fill: self.pencil.polygon(self._whole_points(points), fill=fill),
-            "line": lambda *points, **style: self.pencil.line(self._whole_points(points), **style),
-            "gradient": self.gradient,
-            "hills": lambda height, rise: self.trace_hills(rng, height, rise),
-        }
-
-    @staticmethod
-    def _whole_points(points: Sequence[Point]) -> list[tuple[int, int]]:
-        return [(round(x), round(y)) for x, y in points]
-
-    def gradient(self, first: Colour, last: Colour, top: int = 0) -> None:
-        """From one colour to another over `side` pixels, from `top` down."""
-        first_one, last_one = (Image.new("RGB", self.scene.size, colour) for colour in (first, last))
-        mask = GRADIENT.resize(self.scene.size, Image.Resampling.NEAREST)
-        self.scene.paste(Image.composite(last_one, first_one, mask), (0, top))
-
-    def trace_hills(self, rng: np.random.Generator, height: float, rise: float) -> list[Point]:
-        """The polygon under a wavy line at about `height` (0..1 from the top) that moves by at most `rise`."""
-        waves = [(pick_between(rng, 0.5, 2.2), pick_between(rng, 0, 6.3)) for _ in range(2)]
-        points = []
-        for step in range(17):
-            x = step / 16
-            lift = sum(math.sin(6.283 * speed * x + phase) for speed, phase in waves) / 2
-            points.append((x * self.side, (height + rise * lift) * self.side))
-        return [*points, (self.side, self.side), (0, self.side)]
-
-    def haze(self, colour: Colour, share: float) -> None:
-        # A mask blends in whole numbers; Image.blend would use floats, whose last bit differs between processors.
-        self.scene.paste(colour, (0, 0), Image.new("L", self.scene.size, round(255 * share)))

@@ -44,76 +44,73 @@ def draw_named_object(index: int) -> tuple[np.ndarray, int]:
     """Picture number `index`, (SIDE, SIDE, 3) uint8, and the index of the one label it shows. Deterministic."""
     rng = np.random.default_rng((SEED, index))
     side, label = 2 * SIDE, int(rng.integers(len(LABELS)))
-    theme = tuple(THEMES)[int(rng.integers(len(THEMES)))]
-    scenery = paint_scenery(theme, 2 * side, rng)
+    scenery = paint_scenery(tuple(THEMES)[int(rng.integers(len(THEMES)))], 2 * side, rng)
     left, top = (int(value) for value in rng.integers(side, size=2))
     picture = scenery.crop((left, top, left + side, top + side))
     for _ in range(int(rng.integers(4))):
-        clutter = draw_clutter(side * rng.uniform(0.1, 0.4), rng)
-        picture.paste(clutter, tuple(int(value) for value in rng.integers(-10, side, size=2)), clutter)
+        _paste_clutter(picture, 0.4, rng)
     small, large = OBJECT_SHARE
     layer = draw_object(LABELS[label], side * small * (large / small) ** rng.random(), rng)
-    room = [max(1, side - length) for length in layer.size]
-    picture.paste(layer, tuple(int(rng.integers(length)) for length in room), layer)
+    picture.paste(layer, tuple(int(rng.integers(max(1, side - length))) for length in layer.size), layer)
     if rng.random() < 0.5:  # clutter in front too: a part must do
-        clutter = draw_clutter(side * rng.uniform(0.1, 0.3), rng)
-        picture.paste(clutter, tuple(int(value) for value in rng.integers(-10, side, size=2)), clutter)
+        _paste_clutter(picture, 0.3, rng)
     return np.asarray(add_grain(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), rng)), label
 
 
-def draw_pictures(first: int, count: int, *, processes: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def _paste_clutter(picture: Image.Image, largest: float, rng: np.random.Generator) -> None:
+    clutter = draw_clutter(picture.width * rng.uniform(0.1, largest), rng)
+    picture.paste(clutter, tuple(int(value) for value in rng.integers(-10, picture.width, size=2)), clutter)
+
+
+def draw_pictures(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures (N, 3, S, S), normalised like photos, and label indices (N)."""
-    with get_context("fork").Pool(processes) as pool:
+    with get_context("fork").Pool(2) as pool:
         drawn = pool.imap(draw_named_object, range(first, first + count), chunksize=64)
         pictures, labels = zip(*tqdm(drawn, total=count, desc="drawing", unit="picture"), strict=True)
     pixels = (np.stack(pictures) / 255 - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD
     return torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
-def train_backbone() -> tuple[nn.Module, float]:
-    """The trained backbone and its accuracy on pictures it has not seen."""
-    pixels, labels = draw_pictures(0, PICTURES)
-    tested, truth = draw_pictures(PICTURES, TESTED)
+def train_backbone(pictures: int = PICTURES, tested: int = TESTED, epochs: int = EPOCHS) -> tuple[nn.Module, float]:
+    """The backbone after `epochs` of so many pictures, and its accuracy on `tested` ones that it has not seen."""
+    pixels, labels = draw_pictures(0, pictures)
+    unseen, truth = draw_pictures(pictures, tested)
     torch.manual_seed(SEED)
     backbone = timm.create_model(ARCH, pretrained=False, num_classes=0, output_stride=OUTPUT_STRIDE)
     classifier = nn.Linear(backbone.num_features, len(LABELS))
-    model = nn.ModuleList([backbone, classifier])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.05, fused=True)
-    steps = PICTURES // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=EPOCHS * steps)
+    parameters = [*backbone.parameters(), *classifier.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.05, fused=True)
+    steps = pictures // BATCH_SIZE
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=epochs * steps)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def score(images: torch.Tensor) -> torch.Tensor:
         return classifier(backbone.forward_features(images).mean((2, 3)))
 
-    for epoch in range(1, EPOCHS + 1):
-        model.train()
-        order = torch.randperm(PICTURES)
-        for step in tqdm(range(steps), desc=f"epoch {epoch}/{EPOCHS}", unit="step", leave=False):
-            batch = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-            images = pixels[batch]
+    for epoch in range(1, epochs + 1):
+        backbone.train()
+        order = torch.randperm(pictures)
+        for batch in tqdm(order.split(BATCH_SIZE)[:steps], desc=f"epoch {epoch}/{epochs}", unit="step", leave=False):
             mirrored = torch.rand(len(batch)) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            images = torch.where(mirrored[:, None, None, None], pixels[batch].flip(3), pixels[batch])
             loss = loss_of(score(images), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        model.eval()
+        backbone.eval()
         with torch.inference_mode():
-            found = torch.cat([score(part).argmax(1) for part in tested.split(500)])
+            found = torch.cat([score(part).argmax(1) for part in unseen.split(500)])
         accuracy = float((found == truth).float().mean())
-        print(f"epoch {epoch}: names {100 * accuracy:.1f} % of {TESTED} unseen pictures")
+        print(f"epoch {epoch}: names {100 * accuracy:.1f} % of {tested} unseen pictures")
     return backbone, accuracy
 
 
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("test_resnet.pth")
     backbone, accuracy = train_backbone()
-    state = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in backbone.state_dict().items()
-    }
-    torch.save(state, out)
+    state = backbone.state_dict().items()
+    torch.save({name: value.half() if value.is_floating_point() else value for name, value in state}, out)
     print(f"wrote {out}: accuracy {100 * accuracy:.1f} %")
 
 
