@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,4 +88,22 @@ def experiment(small_mini, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("experiments") / "exp"
     train(data=str(small_mini), embed_type="minilm", pos=True, exp_dir=str(folder), progress=False, **TINY)
     evaluate(folder, num_workers=0, progress=False)
+    return folder
+
+
+@pytest.fixture
+def photos(small_mini, tmp_path) -> Path:
+    """A folder with three photos at two depths, and things that are no photos."""
+    from sgre_lib import PreparedDataset
+
+    paths = PreparedDataset(small_mini).split("test").paths
+    folder = tmp_path / "my photos"
+    (folder / "Жилет [1]").mkdir(parents=True)
+    (folder / ".thumbnails").mkdir()
+    shutil.copy(paths[0], folder / "b.jpg")
+    shutil.copy(paths[1], folder / "a ü.JPG")
+    shutil.copy(paths[2], folder / "Жилет [1]" / "猫 $1$.jpeg")
+    shutil.copy(paths[3], folder / ".thumbnails" / "t.jpg")
+    (folder / "b.heatmap.png").write_bytes(b"a figure of ours")
+    (folder / "notes.txt").write_text("no photo")
     return folder

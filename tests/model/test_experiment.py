@@ -49,3 +49,13 @@ def test_the_latest_experiment_is_found_wherever_it_lies(experiment, small_mini,
     for name in ("mlic_mini/exp1", "results/table/row/experiment"):
         shutil.copytree(experiment, tmp_path / "experiments" / name, copy_function=shutil.copy)
     assert latest_experiment(small_mini) == tmp_path / "experiments/results/table/row/experiment"
+
+
+def test_the_latest_experiment_of_a_kind(experiment, tmp_path, monkeypatch):
+    copy = tmp_path / "experiments" / "exp"
+    shutil.copytree(experiment, copy)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert latest_experiment(keep=lambda settings: settings.model == "mlic") == copy
+    with pytest.raises(UserError, match="of the kind asked for"):
+        latest_experiment(keep=lambda settings: settings.model == "gap")

@@ -1,5 +1,5 @@
-"""Protects `sgre predict`: the scores are those of `evaluate`, which files count as photos, the three formats, heatmaps,
-photos that cannot be read, and requests that are refused before anything is written."""
+"""Protects `sgre predict`: the scores are those of `evaluate`, the three formats, heatmaps, photos that cannot be read, and
+requests that are refused before anything is written."""
 
 from __future__ import annotations
 
@@ -17,30 +17,8 @@ from PIL import Image
 from sgre_lib import PreparedDataset, UserError, build_model, export_released, load_experiment, predict
 from sgre_lib.base.config import read_config
 from sgre_lib.commands import main
-from sgre_lib.inference.photo_files import find_photos
 from sgre_lib.inference.predict import HEATMAP_LABELS, draw_prediction
 from sgre_lib.inference.predictions import format_predictions
-
-
-@pytest.fixture
-def photos(small_mini, tmp_path):
-    """A folder with three photos at two depths, and things that are no photos."""
-    paths = PreparedDataset(small_mini).split("test").paths
-    folder = tmp_path / "my photos"
-    (folder / "Жилет [1]").mkdir(parents=True)
-    (folder / ".thumbnails").mkdir()
-    shutil.copy(paths[0], folder / "b.jpg")
-    shutil.copy(paths[1], folder / "a ü.JPG")
-    shutil.copy(paths[2], folder / "Жилет [1]" / "猫 $1$.jpeg")
-    shutil.copy(paths[3], folder / ".thumbnails" / "t.jpg")
-    (folder / "b.heatmap.png").write_bytes(b"a figure of ours")
-    (folder / "notes.txt").write_text("no photo")
-    return folder
-
-
-def names(paths) -> list[str]:
-    return [path.name for path in paths]
-
 
 # --- Scores ------------------------------------------------------------------------------------------------------
 
@@ -89,37 +67,6 @@ def test_a_folder_of_the_authors_predicts(small_mini, photos, tmp_path):
     with torch.inference_mode():
         expected = model(torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32)).logits.sigmoid()[0]
     np.testing.assert_allclose(found[0].scores, expected.numpy(), atol=1e-5)
-
-
-# --- Which files -------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_stands_for_its_photos(photos):
-    assert names(find_photos(photos)) == ["a ü.JPG", "b.jpg", "猫 $1$.jpeg"]
-    assert names(find_photos([photos / "b.jpg", photos])) == ["b.jpg", "a ü.JPG", "猫 $1$.jpeg"]  # each once
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("my photos/*", ["a ü.JPG", "b.jpg", "猫 $1$.jpeg"]),  # a folder that matches stands for its photos
-        ("my photos/?.jp*g", ["b.jpg"]),
-        ("my photos/**/*.jp*g", ["b.jpg", "猫 $1$.jpeg"]),
-        (r"my photos\[ab]*", ["a ü.JPG", "b.jpg"]),  # as Windows writes it
-        (r"my photos\b.jpg", ["b.jpg"]),
-        ("my photos/Жилет [1]/*", ["猫 $1$.jpeg"]),  # brackets of a folder that exists are no pattern
-        ("my photos/Жилет [1]", ["猫 $1$.jpeg"]),
-        ("my photos/notes.txt", ["notes.txt"]),  # a file given by name is taken at its word
-    ],
-)
-def test_patterns(photos, pattern, found, monkeypatch):
-    monkeypatch.chdir(photos.parent)
-    assert names(find_photos(pattern)) == found
-
-
-def test_a_link_back_to_its_own_folder_ends(photos):
-    (photos / "again").symlink_to(photos, target_is_directory=True)
-    assert names(find_photos(photos)) == ["a ü.JPG", "b.jpg", "猫 $1$.jpeg"]
 
 
 # --- Formats -----------------------------------------------------------------------------------------------------
