@@ -78,30 +78,19 @@ def build_model(
         label_embeddings = random_label_embeddings(label_count)
     elif not isinstance(label_embeddings, nn.Parameter):
         label_embeddings = torch.as_tensor(np.asarray(label_embeddings), dtype=torch.float32)
+    return PatchModel(backbone, patches, _build_head(settings, feat_dim, grid, label_embeddings))
+
+
+def _build_head(settings: TrainSettings, feat_dim: int, grid: tuple[int, int], label_embeddings: Tensor) -> nn.Module:
+    """The head that settings describe; UserError where its options do not fit the backbone."""
     if settings.model == "gap":
-        head: nn.Module = PoolingHead(feat_dim, len(label_embeddings), grid)
-    else:
-        check_head(settings, feat_dim)
-        head = SGREHead(
-            feat_dim,
-            label_embeddings,
-            grid,
-            pos=settings.pos,
-            tau=settings.tau,
-            num_heads=settings.num_heads,
-            num_layers=settings.num_layers,
-            normalize_before=settings.normalize_before,
-            branches=settings.branches,
-        )
-    return PatchModel(backbone, patches, head)
-
-
-def check_head(settings: TrainSettings, feat_dim: int) -> None:
-    """UserError where the head's options do not fit the backbone."""
+        return PoolingHead(feat_dim, len(label_embeddings), grid)
     if feat_dim % settings.num_heads:
         raise UserError(f"--num-heads {settings.num_heads} does not divide the {feat_dim} features of {settings.arch}")
     if settings.pos and feat_dim % 2:
         raise UserError(f"--pos needs an even feature width; {settings.arch} has {feat_dim}")
+    options = ("pos", "tau", "num_heads", "num_layers", "normalize_before", "branches")
+    return SGREHead(feat_dim, label_embeddings, grid, **{name: getattr(settings, name) for name in options})
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

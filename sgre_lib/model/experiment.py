@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ..base.config import read_config
 from ..base.errors import UserError
@@ -135,14 +136,7 @@ def load_experiment(
         raise UserError(f"--exp-dir {folder} does not exist")
     settings = read_config(folder / "config.yaml").settings
     source = folder / BEST
-    state = read_checkpoint(source)
-    if is_released(state):
-        try:
-            state = convert_released(state)
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
-        for key, reason in state.left_out.items():
-            LOG.info("%s: %s is left out: %s", source, key, reason)
+    state = _read_state(source)
     prepared: PreparedDataset | None = None
     if (folder / "label.txt").exists():
         labels = [line.strip() for line in read_lines(folder / "label.txt", "the list of labels")]
@@ -165,6 +159,20 @@ def load_experiment(
     _check_grid(model, settings, state, source)
     load_state(model, state, source)
     return model.eval(), settings, labels
+
+
+def _read_state(source: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint under this project's names, whoever wrote it."""
+    state = read_checkpoint(source)
+    if not is_released(state):
+        return state
+    try:
+        state = convert_released(state)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    for key, reason in state.left_out.items():
+        LOG.info("%s: %s is left out: %s", source, key, reason)
+    return state
 
 
 def _length(state: dict, name: str, axis: int) -> int | None:
