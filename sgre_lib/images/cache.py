@@ -1,4 +1,4 @@
-"""Resized images kept after their first reading, in memory or on the disk: later epochs need neither file nor decoder.
+"""The cache of resized images, in memory or on the disk: after the first reading neither file nor decoder is needed.
 
 What comes out is, byte for byte, what reading the photo anew would give. Each image has a stamp: size and time of its
 file, and a checksum of the pixels. An image is taken from the cache only where all three fit, so a changed photo, a
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,7 @@ from PIL import Image, features
 from ..base.errors import UserError
 from ..base.files import fingerprint
 
-STAMP_FIELDS = 3
+STAMP_FIELDS = 3  # size and time of the photo's file, checksum of its pixels
 
 RESIZE_VERSION = "1"
 """To be raised where `TestTransform.resize` gives other pixels than before: cached ones are then made anew."""
@@ -38,7 +39,9 @@ class PixelCache:
     """The resized images (S, S, 3) uint8 of some photos, shared by every process that is given it."""
 
     def __init__(self, paths: Sequence[Path], image_size: int):
-        self.paths, self.image_size = paths, image_size
+        self.paths = paths
+        # Pixels, and stamps that are zero where nothing is stored yet.
+        self.shapes = ((len(paths), image_size, image_size, 3), (len(paths), STAMP_FIELDS))
         self._arrays: tuple[np.ndarray, np.ndarray] | None = None
 
     def __getstate__(self) -> dict:
@@ -66,11 +69,8 @@ class PixelCache:
         return made
 
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (N, S, S, 3) uint8 and stamps (N, 3) int64, zero where nothing is stored yet."""
+        """Pixels (N, S, S, 3) uint8 and stamps (N, 3) int64, as this process sees them."""
         raise NotImplementedError
-
-    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, int]]:
-        return (len(self.paths), self.image_size, self.image_size, 3), (len(self.paths), STAMP_FIELDS)
 
 
 class MemoryCache(PixelCache):
@@ -78,15 +78,13 @@ class MemoryCache(PixelCache):
 
     def __init__(self, paths: Sequence[Path], image_size: int):
         super().__init__(paths, image_size)
-        pixels, stamps = self._shapes()
         # Taken here, whole: a machine that has not that much says so now and not after hours.
-        self._blocks = (
-            multiprocessing.RawArray(ctypes.c_uint8, int(np.prod(pixels, dtype=np.int64))),
-            multiprocessing.RawArray(ctypes.c_int64, int(np.prod(stamps))),
-        )
+        kinds = (ctypes.c_uint8, ctypes.c_int64)
+        self._blocks = [multiprocessing.RawArray(k, math.prod(s)) for k, s in zip(kinds, self.shapes, strict=True)]
 
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(np.ctypeslib.as_array(b).reshape(s) for b, s in zip(self._blocks, self._shapes(), strict=True))
+        pixels, stamps = (np.ctypeslib.as_array(b).reshape(s) for b, s in zip(self._blocks, self.shapes, strict=True))
+        return pixels, stamps
 
 
 class DiskCache(PixelCache):
@@ -100,17 +98,13 @@ class DiskCache(PixelCache):
         self.files = _disk_files(paths, image_size)
         try:
             self.files[0].parent.mkdir(parents=True, exist_ok=True)
-            for file, size in zip(self.files, self._sizes(), strict=True):
-                _reserve(file, size)
+            for file, shape, item in zip(self.files, self.shapes, (1, 8), strict=True):
+                _reserve(file, item * math.prod(shape))
         except OSError as error:
             raise UserError(f"--cache disk: {self.files[0].parent} cannot be used ({error})") from None
 
-    def _sizes(self) -> tuple[int, int]:
-        pixels, stamps = (int(np.prod(shape, dtype=np.int64)) for shape in self._shapes())
-        return pixels, 8 * stamps
-
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        pixels, stamps = self._shapes()
+        pixels, stamps = self.shapes
         return (
             np.memmap(self.files[0], np.uint8, "r+", shape=pixels),
             np.memmap(self.files[1], np.int64, "r+", shape=stamps),
@@ -136,8 +130,9 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def open_cache(kind: str, paths: Sequence[Path], image_size: int) -> PixelCache | None:
-    """The cache that `TrainSettings.cache` names, or None. What it needs is checked by `check_cache_room`."""
-    return {"none": lambda *_: None, "memory": MemoryCache, "disk": DiskCache}[kind](paths, image_size)
+    """The cache that `MachineSettings.cache` names, or None. What it needs is checked by `check_cache_room`."""
+    kinds = {"memory": MemoryCache, "disk": DiskCache}
+    return None if kind == "none" else kinds[kind](paths, image_size)
 
 
 def check_cache_room(kind: str, splits: Sequence[Sequence[Path]], image_size: int, copies: int = 1) -> None:

@@ -1,11 +1,13 @@
-"""Photos of a prepared split as batches of tensors."""
+"""Photos of a prepared split as batches of tensors: the Dataset, the DataLoader and its workers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ class PhotoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: int | tuple[int, int]):
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.cache is None:
             image = self._read(index)
@@ -68,34 +70,32 @@ def move_pixels(
 
 
 def worker_count(num_workers: int, processes: int = 1) -> int:
-    """Loading processes for each training process: as asked, or (-1) the cores shared out, at most 8 each."""
+    """DataLoader workers for each training process: as asked, or (-1) the cores shared out, at most 8 each."""
     if num_workers >= 0:
         return num_workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(8, cores // processes))
 
 
-def make_loader(dataset: PhotoDataset, workers: int, device: torch.device, **order) -> DataLoader:
+def make_loader(dataset: PhotoDataset, workers: int, device: torch.device, **order: Any) -> DataLoader:
     """A DataLoader that draws nothing from torch's global generator. order: `batch_sampler`, or `sampler`/`batch_size`."""
-    more = (
-        {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": _start_method()}
-        if workers
-        else {}
-    )
+    if workers:
+        # fork is quick to start, and safe as long as a worker touches neither CUDA nor threads, which these do not.
+        method = "fork" if sys.platform == "linux" else None
+        order |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": method}
     return DataLoader(
         dataset,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
         worker_init_fn=_start_worker if workers else None,
-        **more,
         **order,
     )
 
 
 @contextlib.contextmanager
 def naming_dead_loaders() -> Iterator[None]:
-    """Raise LoaderDied where the system kills an image loading process inside the block.
+    """Raise LoaderDied where the system kills a DataLoader worker inside the block.
 
     PyTorch notices by a signal: its RuntimeError comes up wherever the program is, not only at the loader.
     """
@@ -109,14 +109,7 @@ def naming_dead_loaders() -> Iterator[None]:
         ) from None
 
 
-def _start_method() -> str | None:
-    # fork is quick to start and safe as long as a worker touches neither CUDA nor threads, which these do not.
-    return "fork" if sys.platform == "linux" else None
-
-
 def _start_worker(_: int) -> None:
-    import signal
-
     torch.set_num_threads(1)
     if hasattr(os, "setpgrp"):
         # Launchers and terminals signal the whole process group. The trainer must outlive the signal to save its state,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from ..base.settings import TrainSettings
 from .randaugment import rand_augment
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -18,7 +19,7 @@ RECTANGLE_FRACTION = 0.5
 class TestTransform:
     """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, to 0..1, normalise.
 
-    A loading process stops before the last two steps (`resize`, `vary`): the device does them for a whole batch.
+    A DataLoader worker stops after `resize` and `vary`: the device does the rest for a whole batch (`move_pixels`).
     """
 
     __test__ = False  # the name is no test case
@@ -65,7 +66,7 @@ class TrainTransform(TestTransform):
         return image
 
 
-def make_transform(settings, *, training: bool) -> TestTransform:
+def make_transform(settings: TrainSettings, *, training: bool) -> TestTransform:
     """The transform that the settings ask for."""
     if training:
         return TrainTransform(settings.image_size, not settings.orid_norm, settings.augment)
