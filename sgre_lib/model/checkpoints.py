@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -60,31 +60,13 @@ def write_checkpoint(path: str | Path, content: dict[str, Any], *, keep: Path | 
     keep: where the old file goes then, instead of being lost. Raises OSError where the disk is full or broken.
     """
     with open_atomic(path, "wb") as file:
-        watched = _WatchedFile(file)
         try:
-            torch.save(content, watched)
+            torch.save(content, file)
         except RuntimeError as error:  # PyTorch's writer hides what the system said
-            raise watched.error or error from None
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         if keep is not None:
             file.flush()
             keep_previous(path, keep)
-
-
-class _WatchedFile:
-    """A file to write to that remembers why it could not be written."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file, self.error = file, None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
