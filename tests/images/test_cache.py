@@ -1,4 +1,4 @@
-"""Protects the way of a photo to the device: pixels equal to the last bit, with and without a cache, never stale."""
+"""Protects the cache of resized images: pixels equal to the last bit with and without it, never stale, room checked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from PIL import Image
 from sgre_lib import UserError, train
 from sgre_lib.datasets.prepared import PreparedDataset, Split
 from sgre_lib.images.cache import DiskCache, check_cache_room, open_cache
-from sgre_lib.images.dataloader import PhotoDataset, make_loader, move_pixels
-from sgre_lib.images.reading import read_photo
+from sgre_lib.images.dataloader import PhotoDataset, make_loader
 from sgre_lib.images.sampler import TrainingBatches
 from sgre_lib.images.transforms import TestTransform, TrainTransform
 
 CPU = torch.device("cpu")
 KINDS = ("none", "memory", "disk")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(autouse=True)
@@ -53,28 +51,6 @@ def read_epochs(dataset: PhotoDataset, workers: int = 0, epochs: int = 2) -> tor
         batches.set_epoch(epoch)
         found += [pixels for pixels, _, _ in loader]
     return torch.cat(found)
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-@pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_the_device_makes_the_floats_of_the_transform(device, normalise, channels_last):
-    values = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
-    values[0, :8] = np.arange(256, dtype=np.uint8).reshape(8, 32, 1)  # every value in every channel
-    expected = np.stack([TestTransform(32, normalise).to_array(Image.fromarray(value)) for value in values])
-    images = move_pixels(torch.from_numpy(values), torch.device(device), normalise, channels_last=channels_last)
-    assert images.dtype == torch.float32
-    assert np.array_equal(images.cpu().numpy(), expected)
-    assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def test_a_loader_gives_bytes_that_become_the_transforms_floats(split):
-    transform = TrainTransform(24)
-    dataset = PhotoDataset(split, transform, seed=5)
-    pixels, _, index = dataset[3, 4]
-    assert (pixels.dtype, tuple(pixels.shape), index) == (torch.uint8, (24, 24, 3), 4)
-    expected = transform(read_photo(split.paths[4]), np.random.default_rng((5, 3, 4)))
-    assert np.array_equal(move_pixels(pixels[None], CPU, True)[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
