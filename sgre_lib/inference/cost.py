@@ -47,9 +47,8 @@ def measure_cost(
     model = build_model(settings, False, label_embeddings=torch.randn(label_count, embedding_size)).to(chosen)
     counts = count_parameters(model)
     flops = count_flops(model, settings.image_size, chosen)
-    folding = (
-        _literal_flops(model, label_count) if settings.model == "mlic" and settings.branches != "patch" else (0, 0)
-    )
+    has_attention = settings.model == "mlic" and settings.branches != "patch"
+    folding = _count_attention_flops(model, label_count) if has_attention else (0, 0)
     result = {
         "parameters": counts["total"],
         "backbone_parameters": counts["backbone"],
@@ -66,10 +65,7 @@ def measure_cost(
         return result
     images = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, device=chosen)
     targets = (torch.rand(settings.batch_size, label_count, device=chosen) < 0.05).float()
-    for name, step in (
-        ("inference", _inference_step(model, settings, images, chosen)),
-        ("training", _training_step(model, settings, images, targets, chosen)),
-    ):
+    for name, step in _make_steps(model, settings, images, targets, chosen).items():
         result[f"{name}_images_per_second"] = settings.batch_size / _median_seconds(step, steps, chosen)
         result[f"{name}_memory"] = _peak_memory(chosen) - baseline
     return result
@@ -89,30 +85,24 @@ def count_flops(model: PatchModel, image_size: int, device: torch.device) -> int
     return counter.get_total_flops()
 
 
-def _literal_flops(model: PatchModel, label_count: int) -> tuple[int, int]:
+def _count_attention_flops(model: PatchModel, label_count: int) -> tuple[int, int]:
     """Operations of the label-patch scores of one image, folded and as the formula is written."""
     pairs = label_count * model.head.grid[0] * model.head.grid[1]
     folded = 2 * pairs * ATTENTION_SIZE
     return folded, folded + 2 * pairs * ATTENTION_SIZE**2
 
 
-def _inference_step(
-    model: PatchModel, settings: TrainSettings, images: torch.Tensor, device: torch.device
-) -> Callable[[], None]:
-    def step() -> None:
+def _make_steps(
+    model: PatchModel, settings: TrainSettings, images: torch.Tensor, targets: torch.Tensor, device: torch.device
+) -> dict[str, Callable[[], None]]:
+    loss_of, kept = make_loss(settings), {}
+
+    def infer() -> None:
         model.eval()
         with torch.inference_mode(), autocast(device, settings.amp):
             model(images)
 
-    return step
-
-
-def _training_step(
-    model: PatchModel, settings: TrainSettings, images: torch.Tensor, targets: torch.Tensor, device: torch.device
-) -> Callable[[], None]:
-    loss_of, kept = make_loss(settings), {}
-
-    def step() -> None:
+    def train() -> None:
         if not kept:  # made here, so that inference is measured without them
             kept.update(average=MovingAverage(model, settings.ema_decay), optimizer=make_optimizer(model, settings))
         model.train()
@@ -126,18 +116,17 @@ def _training_step(
         kept["optimizer"].step()
         kept["average"].update(model)
 
-    return step
+    return {"inference": infer, "training": train}
 
 
 def _median_seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
     times = []
     for _ in range(steps + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait()
         begun = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait()
         times.append(time.perf_counter() - begun)
     return statistics.median(times[1:])
 

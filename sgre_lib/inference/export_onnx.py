@@ -75,10 +75,8 @@ def export_onnx(
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
     trained_size = settings.image_size
     if image_size is not None and image_size != trained_size:
-        model, settings = (
-            resize_model(model, settings, image_size, len(labels)),
-            settings.replace(image_size=image_size),
-        )
+        model = resize_model(model, settings, image_size, len(labels))
+        settings = settings.replace(image_size=image_size)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if weights > FILE_BYTES - (1 << 24):
         raise UserError(f"the model has {weights / 2**30:.1f} GiB of weights, and an ONNX file holds 2 GiB")
@@ -117,20 +115,16 @@ def resize_model(model: PatchModel, settings: TrainSettings, image_size: int, la
     """
     if image_size < 8:
         raise UserError(f"--image-size {image_size} is below 8")
-    resized = build_model(
-        settings.replace(image_size=image_size),
-        pretrained=False,
-        label_embeddings=getattr(model.head, "label_embeddings", None),
-        label_count=label_count,
-    )
+    labels = {"label_embeddings": getattr(model.head, "label_embeddings", None), "label_count": label_count}
+    resized = build_model(settings.replace(image_size=image_size), pretrained=False, **labels)
     # The position map is computed, not trained: the new grid's stays.
     state = {key: value for key, value in model.state_dict().items() if key != "head.position_map"}
     for key, value in resized.state_dict().items():
         if key in state and state[key].shape != value.shape:
-            raise UserError(
-                f"--image-size {image_size}: {key} of {settings.arch} was trained for images of {settings.image_size} "
-                f"x {settings.image_size} and fits no other size"
+            trained = (
+                f"{key} of {settings.arch} was trained for images of {settings.image_size} x {settings.image_size}"
             )
+            raise UserError(f"--image-size {image_size}: {trained} and fits no other size")
     resized.load_state_dict(state, strict=False)
     return resized.eval()
 
@@ -140,25 +134,19 @@ def trace(model: OnnxModel, image_size: int, opset: int) -> bytes:
 
     PyTorch's TorchScript exporter is used: it needs no package besides torch, where the newer one needs onnxscript too.
     """
-    names = ["scores", "alignment"]
     images = torch.zeros(TRACED_BATCH, 3, image_size, image_size)
     with torch.no_grad():
-        names = names[: len(model(images))]
+        names = ["scores", "alignment"][: len(model(images))]
+    axes = {name: {0: "N"} for name in ("images", *names)}
     file = io.BytesIO()
     with warnings.catch_warnings():
         # That this exporter is the older one is known, and that sizes other than N become constants is meant.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
-            model,
-            (images,),
-            file,
-            dynamo=False,
-            opset_version=opset,
-            input_names=["images"],
-            output_names=names,
-            dynamic_axes={name: {0: "N"} for name in ("images", *names)},
-        )
+            model, (images,), file, dynamo=False, opset_version=opset,
+            input_names=["images"], output_names=names, dynamic_axes=axes,
+        )  # fmt: skip
     return file.getvalue()
 
 
@@ -184,16 +172,14 @@ def compare(graph: bytes, model: OnnxModel, image_size: int) -> dict[str, float]
             expected = model(images)
         for name, ours, theirs in zip(names, expected, session.run(None, {"images": images.numpy()}), strict=True):
             if theirs.shape != tuple(ours.shape):
-                raise ExportMismatch(
-                    f"{name} of the ONNX graph has shape {theirs.shape}, PyTorch's {tuple(ours.shape)}"
-                )
+                shapes = f"{theirs.shape}, PyTorch's {tuple(ours.shape)}"
+                raise ExportMismatch(f"{name} of the ONNX graph has shape {shapes}")
             # maximum, unlike max, passes a NaN on
             difference[name] = float(np.maximum(difference[name], np.abs(theirs - ours.numpy()).max()))
     if not all(value <= TOLERANCE for value in difference.values()):
         said = ", ".join(f"{name} {value:.1e}" for name, value in difference.items())
-        raise ExportMismatch(
-            f"the ONNX graph differs from PyTorch by more than {TOLERANCE:.0e} ({said}); nothing written"
-        )
+        differs = f"differs from PyTorch by more than {TOLERANCE:.0e} ({said})"
+        raise ExportMismatch(f"the ONNX graph {differs}; nothing written")
     return difference
 
 
@@ -206,7 +192,6 @@ def describe_model(
     """
     mean, std = (np.zeros(3), np.ones(3)) if settings.orid_norm else (IMAGENET_MEAN, IMAGENET_STD)
     side = settings.image_size
-    versions = package_versions(("torch", "timm", "onnx", "onnxruntime"))
     return {
         "labels": json.dumps(labels, ensure_ascii=False),
         "image_size": str(side),
@@ -222,7 +207,7 @@ def describe_model(
         "data": Path(settings.data).name,
         "max_difference_from_pytorch": "not compared" if difference is None else json.dumps(difference),
         "code_version": code_version(),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(package_versions(("torch", "timm", "onnx", "onnxruntime"))),
     }
 
 
@@ -236,12 +221,10 @@ def describe_file(path: str | os.PathLike) -> str:
     """One line for a person: size, input, labels, and how far the file is from PyTorch."""
     about = read_metadata(path)
     side, size = about["image_size"], Path(path).stat().st_size / 2**20
-    compared = about["max_difference_from_pytorch"]
-    if compared.startswith("{"):
-        values = ", ".join(f"{name} {value:.1e}" for name, value in json.loads(compared).items())
-        compared = f"largest difference from PyTorch: {values}"
-    else:
-        compared = "not compared with PyTorch (onnxruntime is not installed)"
+    compared = "not compared with PyTorch (onnxruntime is not installed)"
+    if about["max_difference_from_pytorch"].startswith("{"):
+        differences = json.loads(about["max_difference_from_pytorch"]).items()
+        compared = f"largest difference from PyTorch: {', '.join(f'{name} {value:.1e}' for name, value in differences)}"
     count = len(json.loads(about["labels"]))
     return f"{path}: {size:.1f} MiB, images (N, 3, {side}, {side}), scores (N, {count}); {compared}"
 
