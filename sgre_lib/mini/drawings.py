@@ -9,6 +9,7 @@ A drawing is a list of steps, done in order:
 A table may also say `when = condition`, or `for = "name ..."` and `in = values`: then it is done for each value, those
 where the condition does not hold left out. Wherever a number or a colour is wanted, text is an expression in Python's
 syntax: arithmetic, comparisons, lists, and calls of the functions that are named here. Nothing else is let through.
+A drawing is checked and compiled once, when its table is read.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from . import chance, colours, shapes
 
 Names = dict[str, Any]
 """What an expression may name: functions, colours and the variables set so far."""
-
-Step = Callable[[Names], None]
 
 CONSTANT: Names = {
     "__builtins__": {},
@@ -59,17 +58,18 @@ UNIT = ("size", "turn", "flip", "aspect")
 
 # fmt: off
 ALLOWED = (
-    ast.Expression, ast.Constant, ast.Name, ast.List, ast.Tuple, ast.Starred, ast.ListComp, ast.comprehension,
-    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword,
+    ast.Module, ast.Expression, ast.Assign, ast.For, ast.If, ast.Expr,  # what steps are made of
+    ast.Constant, ast.Name, ast.List, ast.Tuple, ast.Starred, ast.ListComp, ast.comprehension, ast.Call, ast.keyword,
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
     ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )
 # fmt: on
 
 
 class Drawing(NamedTuple):
-    """One entry of a table: its steps, and what else it says."""
+    """One entry of a table: its steps, ready for `follow`, and what else it says."""
 
-    steps: Step
+    steps: CodeType
     more: dict[str, Any]
 
 
@@ -86,18 +86,30 @@ def name_values(rng: np.random.Generator, **values: Any) -> Names:
     return {**CONSTANT, **{name: functools.partial(pick, rng) for name, pick in BY_CHANCE.items()}, **values}
 
 
-def evaluate(code: CodeType, names: Names) -> Any:
-    return eval(code, names)  # only what `compile_expression` let through, without builtins
+def follow(steps: CodeType, names: Names) -> None:
+    exec(steps, names)  # only what `_check` let through, without builtins
+
+
+def evaluate(expression: CodeType, names: Names) -> Any:
+    return eval(expression, names)  # as above
+
+
+def compile_steps(steps: list[str | dict[str, Any]]) -> CodeType:
+    """The steps of a drawing, checked; ValueError where one is more than a table may say."""
+    return _check("\n".join(line for step in steps for line in _write_step(step)), "exec")
 
 
 def compile_expression(value: Any) -> CodeType:
-    """A table's value, checked and ready for `evaluate`; ValueError where it is more than arithmetic and calls."""
-    text = _write(value)
-    tree = ast.parse(text, mode="eval")
+    """A number or the text of an expression, checked like steps."""
+    return _check(_write(value), "eval")
+
+
+def _check(text: str, mode: str) -> CodeType:
+    tree = ast.parse(text, mode=mode)
     for node in ast.walk(tree):
         if not isinstance(node, ALLOWED) or getattr(node, "id", "").startswith("_"):
-            raise ValueError(f"a drawing may not say {ast.unparse(node)}: {text}")
-    return compile(tree, text, "eval")
+            raise ValueError(f"a drawing may not say {ast.unparse(node)}")
+    return compile(tree, "<drawing>", mode)
 
 
 def _write(value: Any) -> str:
@@ -107,36 +119,19 @@ def _write(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def compile_steps(steps: list[str | dict[str, Any]]) -> Step:
-    compiled = [_compile_assignment(step) if isinstance(step, str) else _compile_table(dict(step)) for step in steps]
-
-    def follow(names: Names) -> None:
-        for step in compiled:
-            step(names)
-
-    return follow
-
-
-def _compile_assignment(text: str) -> Step:
-    name, expression = text.split(" = ", 1)
-    code = compile_expression(expression)
-    return lambda names: names.update({name: evaluate(code, names)})
-
-
-def _compile_table(table: dict[str, Any]) -> Step:
-    variables, values = table.pop("for", "").split(), compile_expression(table.pop("in", [0]))
-    condition = compile_expression(table.pop("when", True))
+def _write_step(step: str | dict[str, Any], indent: str = "") -> list[str]:
+    """The lines of Python that a step stands for."""
+    if isinstance(step, str):
+        return [indent + step]
+    table, lines = dict(step), []
+    if "for" in table:
+        lines.append(f"{indent}for {','.join(table.pop('for').split())} in {_write(table.pop('in'))}:")
+        indent += " "
+    if "when" in table:
+        lines.append(f"{indent}if {table.pop('when')}:")
+        indent += " "
     if "draw" in table:
-        body = compile_steps(table["draw"])
-    else:
-        (shape, geometry), *style = table.items()
-        given = [*map(_write, geometry), *(f"{name}={_write(value)}" for name, value in style)]
-        body = functools.partial(evaluate, compile_expression(f"{shape}({', '.join(given)})"))
-
-    def follow(names: Names) -> None:
-        for value in evaluate(values, names):
-            names.update(zip(variables, value if len(variables) > 1 else [value], strict=False))
-            if evaluate(condition, names):
-                body(names)
-
-    return follow
+        return lines + [line for inner in table["draw"] for line in _write_step(inner, indent)]
+    (shape, geometry), *style = table.items()
+    given = [*map(_write, geometry), *(f"{name}={_write(value)}" for name, value in style)]
+    return [*lines, f"{indent}{shape}({', '.join(given)})"]

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from .chance import happens, pick_between, pick_count, pick_one
 from .colours import FIXED, pick_colour
-from .drawings import UNIT, Drawing, compile_expression, evaluate, name_values, read_drawings
+from .drawings import UNIT, Drawing, compile_expression, evaluate, follow, name_values, read_drawings
 from .shapes import GRADIENT, ObjectCanvas
 
 OBJECTS, CLUTTER = read_drawings("objects"), read_drawings("clutter")
@@ -68,7 +68,7 @@ def _draw_layer(drawing: Drawing, size: float, rng: np.random.Generator, **stanc
     names, said = name_values(rng), {**stance, **drawing.more}
     unit = {name: evaluate(said[name], names) for name in UNIT if name in said}
     canvas = ObjectCanvas(size * unit.pop("size", 1), **unit)
-    drawing.steps(names | {shape: getattr(canvas, shape) for shape in canvas.SHAPES} | {"scale": canvas.scale})
+    follow(drawing.steps, names | {shape: getattr(canvas, shape) for shape in canvas.SHAPES} | {"scale": size})
     return canvas.layer
 
 

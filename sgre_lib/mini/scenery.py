@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from .chance import pick_between
 from .colours import FIXED, Colour
-from .drawings import name_values, read_drawings
+from .drawings import follow, name_values, read_drawings
 from .shapes import GRADIENT, Point
 
 THEMES = read_drawings("themes")
@@ -33,7 +33,7 @@ def paint_scenery(theme: str, side: int, rng: np.random.Generator) -> Image.Imag
         **{name: _round_box(getattr(pencil, name)) for name in ("rectangle", "ellipse", "arc")},
         **{name: _round_points(getattr(pencil, name)) for name in ("polygon", "line")},
     }
-    THEMES[theme].steps(name_values(rng, side=side, **shapes))
+    follow(THEMES[theme].steps, name_values(rng, side=side, **shapes))
     # A mask blends in whole numbers; Image.blend would use floats, whose last bit differs between processors.
     scene.paste(FIXED[THEMES[theme].more["haze"]], (0, 0), Image.new("L", scene.size, round(255 * HAZE)))
     return scene

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sgre_lib.mini.drawings import compile_expression, compile_steps, evaluate, name_values
+from sgre_lib.mini.drawings import compile_expression, compile_steps, evaluate, follow, name_values
 
 
-def follow(*steps, seed: int = 0, **values) -> list[tuple]:
+def draw(*steps, seed: int = 0, **values) -> list[tuple]:
     """The shapes that steps put on a canvas, as (geometry, style)."""
     found: list[tuple] = []
     names = name_values(np.random.default_rng(seed), **values)
-    compile_steps(list(steps))(names | {"disc": lambda *geometry, **style: found.append((geometry, style))})
+    follow(compile_steps(list(steps)), names | {"disc": lambda *geometry, **style: found.append((geometry, style))})
     return found
 
 
 def test_variables_loops_and_conditions():
-    found = follow(
+    found = draw(
         "r = 2 * size",
         {"for": "x y", "in": [[1, 2], [3, "size"]], "when": "x > 1", "disc": ["x", "y + 1", "r"], "fill": "INK"},
         {"for": "i", "in": "range(3)", "draw": [{"when": "i == 2", "disc": [0, "*polar(i, 0, 1, 0)"]}]},
@@ -29,7 +29,7 @@ def test_variables_loops_and_conditions():
 def test_chance_is_drawn_in_the_order_of_the_steps():
     step = {"for": "i", "in": "range(2)", "disc": ["between(0, 1)", "between(0, 1)"], "fill": "between(0, 1)"}
     stream = np.random.default_rng(3).random(6).tolist()
-    drawn = [(*geometry, style["fill"]) for geometry, style in follow(step, seed=3)]
+    drawn = [(*geometry, style["fill"]) for geometry, style in draw(step, seed=3)]
     assert [*drawn[0], *drawn[1]] == stream
 
 
@@ -39,7 +39,7 @@ def test_what_is_not_chosen_draws_nothing():
         "x = between(0, 1) if 1 > 2 else 0",
         {"disc": ["between(0, 1)"]},
     ]
-    assert follow(*steps, seed=4)[0][0] == (np.random.default_rng(4).random(),)
+    assert draw(*steps, seed=4)[0][0] == (np.random.default_rng(4).random(),)
 
 
 def test_angles_are_degrees():
@@ -54,6 +54,14 @@ def test_angles_are_degrees():
 def test_more_than_arithmetic_is_refused(text):
     with pytest.raises((ValueError, SyntaxError)):
         compile_expression(text)
+
+
+@pytest.mark.parametrize(
+    "step", ["import os", "x = 1; del x", "def f(): 1", "while 1: 2", {"for": "x", "in": [1], "disc": ["x.y"]}]
+)
+def test_other_statements_are_refused(step):
+    with pytest.raises((ValueError, SyntaxError)):
+        compile_steps([step])
 
 
 def test_python_itself_cannot_be_called():
