@@ -42,11 +42,10 @@ def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit
     splits = {}
     for split, folder in SPLIT_FOLDERS.items():
         rows = read_image_labels(files[split], categories[split], with_boxes=split == "test", progress=progress)
-        result = RawSplit(boxes=[] if split == "test" else None)
+        splits[split] = RawSplit(boxes=[] if split == "test" else None)
         for file_name, labels, boxes in tqdm(rows, desc=f"MSCOCO {folder} photos", unit="image", disable=not progress):
-            if result.add(root, f"MSCOCO/{folder}/{file_name}", labels) and result.boxes is not None:
-                result.boxes.append(boxes)
-        splits[split] = result
+            if splits[split].add(root, f"MSCOCO/{folder}/{file_name}", labels) and split == "test":
+                splits[split].boxes.append(boxes)
     return list(categories["train"].values()), splits["train"], splits["test"]
 
 

@@ -38,13 +38,12 @@ def count_deviation(source: str, labels: int, train: int, test: int) -> str | No
 
     source: a dataset's name. Subsets are legitimate, so this is something to say aloud, never an error.
     """
-    expected = EXPECTED_COUNTS.get(source)
-    if expected is None or expected == (labels, train, test):
+    expected = EXPECTED_COUNTS.get(source, (labels, train, test))
+    if expected == (labels, train, test):
         return None
-    return (
-        f"{source} has {labels:,} labels, {train:,} training and {test:,} test images; published are {expected[0]:,}, "
-        f"{expected[1]:,} and {expected[2]:,}: results are not comparable with published ones"
-    )
+    found = f"{source} has {labels:,} labels, {train:,} training and {test:,} test images"
+    published = "published are {:,}, {:,} and {:,}".format(*expected)
+    return f"{found}; {published}: results are not comparable with published ones"
 
 
 class Finding(NamedTuple):
@@ -79,10 +78,9 @@ class Inspection:
 
     def text(self, limit: int = 10) -> str:
         """The findings by kind, errors first, at most `limit` places of each kind."""
-        rows = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
-        lines = [
-            f"{self.folder}: {rows or 'no'} images, {self.labels:,} labels; {self.decoded:,} photos decoded in full"
-        ]
+        rows = ", ".join(f"{count:,} {split}" for split, count in self.images.items()) or "no"
+        decoded = f"{self.decoded:,} photos decoded in full"
+        lines = [f"{self.folder}: {rows} images, {self.labels:,} labels; {decoded}"]
         kinds: dict[tuple[str, str], list[str]] = {}
         for severity, what, where in sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
             kinds.setdefault((severity, what), []).append(where)

@@ -29,8 +29,7 @@ LABEL_COUNT = 500
 PHOTO_FOLDERS = ("VG_100K", "VG_100K_2")
 
 AGREEMENT_FLOOR = 0.5
-"""The smallest agreement that a recovered name may have: below it, more of the images contradict the name than bear it
-out."""
+"""The smallest agreement of a recovered name: below it, more images contradict the name than bear it out."""
 
 CANDIDATES = 10
 """Names kept for each label: enough for another label to take the best ones."""
@@ -84,21 +83,18 @@ def read_vg500(
     if not objects.is_file():
         raise UserError(f"the objects of Visual Genome, which name VG500's labels, are missing: {objects}")
     if not any((raw / folder).is_dir() for folder in PHOTO_FOLDERS):
-        raise UserError(
-            f"the photos of Visual Genome are missing: {raw} has neither folder {' nor '.join(PHOTO_FOLDERS)}"
-        )
+        folders = " nor ".join(PHOTO_FOLDERS)
+        raise UserError(f"the photos of Visual Genome are missing: {raw} has neither folder {folders}")
     index_path = partition / "vg_category_500_labels_index.json"
     indices = read_label_indices(index_path)
     paths = {split: partition / f"{split}_list_500.txt" for split in ("train", "test")}
     lists = read_split_lists(paths, indices, index_path)
     labels = RecoveredLabels(recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress))
     worst = min(labels.agreements, key=lambda label: label.agreement)
-    print(
-        f"recovered {len(labels)} label names from {objects.name}: agreement (Jaccard index of the image sets) median "
-        f"{statistics.median(label.agreement for label in labels.agreements):.3f}, lowest {worst.agreement:.3f} "
-        f"({worst.name}, index {worst.index})",
-        file=sys.stderr,
-    )
+    median = statistics.median(label.agreement for label in labels.agreements)
+    found = f"median {median:.3f}, lowest {worst.agreement:.3f} ({worst.name}, index {worst.index})"
+    names = f"{len(labels)} label names from {objects.name}"
+    print(f"recovered {names}: agreement (Jaccard index of the image sets) {found}", file=sys.stderr)
     splits = {}
     for split, names in lists.items():
         splits[split] = RawSplit()
@@ -106,8 +102,7 @@ def read_vg500(
             images = [f"VisualGenome/{folder}/{name}" for folder in PHOTO_FOLDERS]
             image = next((image for image in images if os.path.exists(root / image)), f"VisualGenome/{name}")
             splits[split].add(root, image, [labels[index] for index in indices[name]])
-    test = splits["test"]
-    test.boxes = read_object_boxes(objects, test, root, progress=progress)
+    splits["test"].boxes = read_object_boxes(objects, splits["test"], root, progress=progress)
     return labels, splits["train"], splits["test"]
 
 
@@ -163,8 +158,8 @@ def recover_names(
     for index, member_rows in enumerate(members):
         none = LabelAgreement(index, "", 0.0, len(member_rows), 0, 0)
         second = runners_up.get(index, none)
-        named = chosen.get(index, none)._replace(runner_up=second.name, runner_up_agreement=second.agreement)
-        result.append(named)
+        first = chosen.get(index, none)
+        result.append(first._replace(runner_up=second.name, runner_up_agreement=second.agreement))
     low = sorted((label for label in result if label.agreement < agreement_floor), key=lambda label: label.agreement)
     if low:
         worst = ", ".join(f"index {one.index} ({one.name or 'no name left'}) {one.agreement:.3f}" for one in low[:5])
@@ -245,9 +240,8 @@ def _collect_names(objects: Path, rows: dict[str, int], progress: bool) -> tuple
                 continue
             found = dict.fromkeys(name for item in image["objects"] for name in item["names"])
         except (KeyError, TypeError):
-            raise UserError(
-                f"{objects}: entry {place} is not an image with an image_id and objects with names"
-            ) from None
+            what = "an image with an image_id and objects with names"
+            raise UserError(f"{objects}: entry {place} is not {what}") from None
         if read[row]:
             raise UserError(f"{objects}: entry {place} is of an image that is there already")
         read[row] = 1

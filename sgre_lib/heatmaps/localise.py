@@ -138,8 +138,8 @@ def describe_localisation(result: dict) -> list[str]:
     shown = order if len(order) <= 6 else [*order[:3], *order[-3:]]
     rows = {"mean over labels": result["mean_over_labels"], "mean over pairs": result["mean_over_pairs"]}
     rows |= {f"  {label}"[:22]: result["labels"][label] for label in shown}
+    sizes = dict(zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True))
     for name, row in rows.items():
-        sizes = dict(zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True))
         lines.append(f"{name:22}{''.join(f'{100 * row[field]:{size}.1f}' for field, size in sizes.items())}")
     if len(order) > 6:
         lines.append("(labels: the three that point best and the three that point worst, against chance)")
