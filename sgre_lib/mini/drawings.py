@@ -74,11 +74,15 @@ class Drawing(NamedTuple):
 
 
 def read_drawings(table: str) -> dict[str, Drawing]:
-    """The drawings of a table (its file's name without the ending), by their names."""
-    entries = read_toml(Path(__file__).with_name(f"{table}.toml"))
-    for entry in entries.values():
-        entry |= {name: compile_expression(entry[name]) for name in UNIT if name in entry}
-    return {name: Drawing(compile_steps(entry.pop("draw")), entry) for name, entry in entries.items()}
+    """The drawings of a table (its file's name without the ending); what its head says holds where one is silent."""
+    content = read_toml(Path(__file__).with_name(f"{table}.toml"))
+    head = {name: value for name, value in content.items() if not isinstance(value, dict)}
+    drawings = {}
+    for name in [name for name in content if name not in head]:
+        more = head | content[name]
+        more |= {key: compile_expression(more[key]) for key in UNIT if key in more}
+        drawings[name] = Drawing(compile_steps(more.pop("draw")), more)
+    return drawings
 
 
 def name_values(rng: np.random.Generator, **values: Any) -> Names:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import CodeType
-
 import numpy as np
 from PIL import Image, ImageFilter
 
 from .chance import happens, pick_between, pick_count, pick_one
 from .colours import FIXED, pick_colour
-from .drawings import UNIT, Drawing, compile_expression, evaluate, follow, name_values, read_drawings
+from .drawings import UNIT, Drawing, evaluate, follow, name_values, read_drawings
 from .shapes import GRADIENT, ObjectCanvas
 
 OBJECTS, CLUTTER = read_drawings("objects"), read_drawings("clutter")
@@ -18,14 +16,7 @@ OCCLUDERS = ("bar", "posts", "foliage")
 
 LABELS: tuple[str, ...] = tuple(sorted(OBJECTS))
 
-STANCE = {
-    "turn": compile_expression("between(-10, 10)"),
-    "flip": compile_expression("chance(0.5)"),
-    "aspect": compile_expression("between(0.88, 1.14)"),
-}
-"""How an object stands in its unit square, where its table does not say it."""
-
-HEIGHTS = {label: tuple(drawing.more.get("height", (0.3, 0.92))) for label, drawing in OBJECTS.items()}
+HEIGHTS = {label: tuple(drawing.more["height"]) for label, drawing in OBJECTS.items()}
 """Where an object's centre usually lies between the top (0) and the bottom (1) of the picture."""
 
 
@@ -34,7 +25,7 @@ def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Imag
 
     `size` is the side of the object's unit square in pixels of the layer. Raises KeyError for an unknown label.
     """
-    layer = _draw_layer(OBJECTS[label], size, rng, **STANCE)
+    layer = _draw_layer(OBJECTS[label], size, rng)
     alpha = layer.getchannel("A")
     shaded = pick_between(rng, 0.0, 0.3)
     if shaded > 0.08:  # one side lies in the shade
@@ -63,10 +54,10 @@ def draw_occluder(size: float, rng: np.random.Generator) -> Image.Image:
     return _cut(_draw_layer(CLUTTER[pick_one(rng, OCCLUDERS)], size, rng))
 
 
-def _draw_layer(drawing: Drawing, size: float, rng: np.random.Generator, **stance: CodeType) -> Image.Image:
+def _draw_layer(drawing: Drawing, size: float, rng: np.random.Generator) -> Image.Image:
     """A drawing in a unit square of `size` pixels (times the `size` that it says), with room around it."""
-    names, said = name_values(rng), {**stance, **drawing.more}
-    unit = {name: evaluate(said[name], names) for name in UNIT if name in said}
+    names = name_values(rng)
+    unit = {name: evaluate(drawing.more[name], names) for name in UNIT if name in drawing.more}
     canvas = ObjectCanvas(size * unit.pop("size", 1), **unit)
     follow(drawing.steps, names | {shape: getattr(canvas, shape) for shape in canvas.SHAPES} | {"scale": size})
     return canvas.layer
