@@ -90,25 +90,20 @@ def _read_frame(frame: DataFrame, links: Any) -> tuple[list[str], list[tuple], i
     from pandas import DataFrame
 
     named = any(name is not None for name in frame.index.names)
-    cells = (frame.reset_index() if named else frame).astype(object).map(_format_value)
-    columns = {place: cells.iloc[:, place].tolist() for place in range(cells.shape[1])}
+    shown = frame.reset_index() if named else frame
+    shown = shown.astype(object).where(shown.notna(), "\u2013")
+    columns = [
+        [f"{value:.6g}" if isinstance(value, float) else value for value in column] for _, column in shown.items()
+    ]
     if links is not None:
         links = DataFrame(links, dtype=object)
         if len(links) != len(frame):
             raise ValueError(f"{len(links)} lines of links for a table of {len(frame)}")
-        for place, name in enumerate(cells.columns):
+        for place, name in enumerate(shown.columns):
             if name in links:
                 columns[place] = list(map(_link_cell, columns[place], links[name]))
-    header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name) for name in cells.columns]
-    return header, list(zip(*columns.values(), strict=True)), frame.index.nlevels if named else 1
-
-
-def _format_value(value: Any) -> Any:
-    from pandas import NA
-
-    if value is None or value is NA or value != value:  # a missing number
-        return "\u2013"
-    return f"{value:.6g}" if isinstance(value, float) else value
+    header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name) for name in shown.columns]
+    return header, list(zip(*columns, strict=True)), frame.index.nlevels if named else 1
 
 
 def _link_cell(text: Any, address: Any) -> Any:
@@ -128,9 +123,10 @@ def table_output(
 
     The first cell of each line is its header, and a line of one cell heads the lines below it; a cell that is
     `markupsafe.Markup` stays HTML. Of a frame the index is shown only where it has a name; its levels are then the
-    headers. Floats are shown with six digits, so round or format them before. links: addresses for the frame's cells,
-    as a frame of as many lines with the same columns or some of them, or as a mapping from a column to a value for each
-    line; a text is an address as it stands in HTML, a path is quoted, anything else is no link.
+    headers. Floats are shown with six digits, so round or format them before, and a missing value as a dash. links:
+    addresses for the frame's cells, as a frame of as many lines with the same columns or some of them, or as a mapping
+    from a column to a value for each line; a text is an address as it stands in HTML, a path is quoted, anything else
+    is no link.
     """
     display(HTML(html_table(table, lines, caption, links=links)))
 

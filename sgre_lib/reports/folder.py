@@ -143,8 +143,7 @@ class _Build:
             self.before = json.dumps(self.stamps)
 
     def _faults(self) -> dict[str, str]:
-        found = {address: self.stamps[address].get("fault") for address in self.sources}
-        return {address: fault for address, fault in found.items() if fault}
+        return {address: fault for address in self.sources if (fault := self.stamps[address].get("fault"))}
 
     def _update(self, address: str) -> None:
         """Make a page or copy a file, unless what it is made from is as before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import mimetypes
+import os
 import re
 from collections.abc import Callable, Mapping
 from html import escape
@@ -71,9 +72,10 @@ class Tidier:
         Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
         """
         source = image.get("src", "")
-        if not source.startswith("data:"):
-            kind, path = mimetypes.guess_type(source)[0] or "", (self.folder / unquote(source)).resolve()
-            if kind.startswith("image/") and path.is_relative_to(self.folder) and path.is_file():
+        if source[:5].lower() != "data:":
+            kind, path = mimetypes.guess_type(source)[0] or "", self.folder / unquote(source)
+            inside = os.path.isfile(path) and path.resolve().is_relative_to(self.folder)
+            if inside and kind.startswith("image/"):
                 image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
             else:
                 log.warning("the picture %s is left out: it is not inside the notebook", source)
@@ -90,7 +92,7 @@ class Tidier:
             parts = urlsplit("invalid:")
         local = parts.scheme in ("", "file") and not parts.netloc and parts.path
         if local and self.links is not None:
-            target = self.links(unquote(parts.path))
+            target = self.links(unquote(parts.path).replace("\0", ""))
             if target is not None:
                 link["href"] = f"{target}#{parts.fragment}" if parts.fragment else target
             else:

@@ -144,6 +144,15 @@ def test_pictures_beside_the_notebook_travel_inside(tmp_path):
     assert "<b>bold <i>tags</i></b> [picture not included: B]" in html
 
 
+@pytest.mark.parametrize("address", ["https://x.org/" + "a" * 300 + ".png", "a%00b.png", "http://[", "?", ""])
+def test_odd_addresses_break_nothing(tmp_path, address):
+    output = html_output(f'<img src="{address}" alt="A"><a href="{address}">text</a><a href="{address}%00">b</a>')
+    html = export(tmp_path, new_code_cell("1", outputs=[output]), links=lambda path: (tmp_path / path).resolve().name)
+    assert "[picture not included: A]" in html
+    assert "text" in html
+    assert fetched(html) == []
+
+
 def test_figures_carry_alt_text_and_width(tmp_path, caplog):
     cells = [
         new_markdown_cell("# T"),

@@ -88,6 +88,11 @@ def test_table_of_a_frame(shown):
     assert texts[1] == ["<SGRE>", "20", "84.1235"]
     assert len(table.select("tbody th[scope=row]")) == 4
     assert table.caption is None
+    odd = pd.DataFrame({"a": [Markup("<i>x</i>"), "y"], "b": [pd.NA, 1], "c": [pd.NaT, pd.Timestamp("2026-01-02")]})
+    table_output(odd)
+    table, texts = read_table(shown)
+    assert texts[1:] == [["x", "–", "–"], ["y", "1", "2026-01-02 00:00:00"]]
+    assert table.i.get_text() == "x"
     wide = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("mAP", "mean"), ("mAP", "deviation")]))
     table_output(wide)
     assert read_table(shown)[1] == [["mAP mean", "mAP deviation"], ["1", "2"]]
