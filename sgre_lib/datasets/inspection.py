@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -76,6 +77,14 @@ class Inspection:
     def add(self, severity: str, what: str, where: object) -> None:
         self.findings.append(Finding(severity, what, str(where)))
 
+    @contextlib.contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """A UserError in the block becomes an error of this kind, and ends no more than the block."""
+        try:
+            yield
+        except UserError as error:
+            self.add("error", what, error)
+
     def text(self, limit: int = 10) -> str:
         """The findings by kind, errors first, at most `limit` places of each kind."""
         rows = ", ".join(f"{count:,} {split}" for split, count in self.images.items()) or "no"
@@ -95,13 +104,13 @@ class Inspection:
 
 
 class Row(NamedTuple):
-    """One image of a list. place: file name and line. path: where the photo is, or None. labels: indices."""
+    """One image of a list. place: file name and line. path: where the photo is, or None."""
 
     split: str
     place: str
     name: str
     path: Path | None
-    labels: list[int]
+    labels: list[str]
 
 
 class Photo(NamedTuple):
@@ -130,13 +139,17 @@ def inspect(
     labels = _inspect_labels(prepared.folder / "label.txt", result)
     rows = {split: _inspect_list(prepared, split, labels, result) for split in SPLITS}
     for split in SPLITS:
-        seen = {index for row in rows[split] for index in row.labels}
-        for index, label in enumerate(labels if rows[split] else ()):
-            if index not in seen:
+        seen = {label for row in rows[split] for label in row.labels}
+        for label in labels if rows[split] else ():
+            if label not in seen:
                 result.add("warning", f"label that no {split} image has", label)
-    _inspect_mask(prepared.folder / "ignore.npy", (len(rows["test"]), len(labels)), result)
-    _inspect_record(prepared, result)
-    _inspect_boxes(prepared, result)
+    if (prepared.folder / "ignore.npy").exists():
+        _inspect_mask(prepared.folder / "ignore.npy", (len(rows["test"]), len(labels)), result)
+    if (prepared.folder / "prepared.json").exists():
+        _inspect_record(prepared, result)
+    with result.noting("unreadable boxes"):
+        if result.ok:  # otherwise the list that boxes belong to may be unreadable
+            prepared.boxes("test")
     photos = _decode_all({row.path for split in SPLITS for row in rows[split] if row.path}, result, progress)
     _inspect_photos(rows, photos, result)
     return result
@@ -159,63 +172,52 @@ def _inspect_labels(path: Path, result: Inspection) -> list[str]:
 
 def _inspect_list(prepared: PreparedDataset, split: str, labels: list[str], result: Inspection) -> list[Row]:
     path = prepared.folder / f"{split}.txt"
-    index = {label: number for number, label in enumerate(labels)}
-    rows, first = [], {}
+    rows, first, known = [], {}, set(labels)
     for number, line in enumerate(_read_leniently(path, f"the list of {split} images", result), 1):
         place = f"{path.name} line {number}"
         name, _, rest = line.partition("\t")
         present = [label for label in (part.strip() for part in rest.split(",")) if label]
         for label in present:
-            if labels and label not in index:
+            if labels and label not in known:
                 result.add("error", "label that label.txt does not have", f"{place}: {label!r}")
         photo = prepared.find_photo(name) if name.strip() else None
+        rows.append(Row(split, place, name, photo, present))
         if not name.strip():
             result.add("error", "line without an image path", place)
-        else:
-            if photo is None:
-                nowhere = f"neither in the folder nor in {prepared.data_root}"
-                result.add("error", "missing photo", f"{place}: {name} ({nowhere})")
-            if first.setdefault(name, number) != number:
-                twice = f"{path.name} lines {first[name]} and {number}: {name}"
-                result.add("warning", "image that is listed twice", twice)
-            if not present:
-                result.add("note", "image without a label", f"{place}: {name}")
-        rows.append(Row(split, place, name, photo, [index[label] for label in present if label in index]))
+            continue
+        if photo is None:
+            nowhere = f"neither in the folder nor in {prepared.data_root}"
+            result.add("error", "missing photo", f"{place}: {name} ({nowhere})")
+        if first.setdefault(name, number) != number:
+            result.add("warning", "image that is listed twice", f"{split}.txt lines {first[name]} and {number}: {name}")
+        if not present:
+            result.add("note", "image without a label", f"{place}: {name}")
     result.images[split] = len(rows)
     return rows
 
 
 def _read_leniently(path: Path, what: str, result: Inspection) -> list[str]:
-    try:
+    lines: list[str] = []
+    with result.noting("unreadable list"):
         lines = read_lines(path, what)
-    except UserError as error:
-        result.add("error", "unreadable list", error)
-        return []
-    if not lines:
-        result.add("error", "empty list", path.name)
+        if not lines:
+            result.add("error", "empty list", path.name)
     return lines
 
 
 def _inspect_mask(path: Path, expected: tuple[int, int], result: Inspection) -> None:
-    if not path.exists():
-        return
-    try:
+    with result.noting("unreadable mask"):
         mask = read_array(path)
-    except UserError as error:
-        result.add("error", "unreadable mask", error)
-        return
-    if mask.shape != expected:
-        shapes = f"{path.name} is {mask.shape}, test.txt and label.txt ask for {expected}"
-        result.add("error", "mask of the wrong shape", shapes)
-    elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-        result.add("warning", "mask with values other than 0 and 1", path.name)
+        if mask.shape != expected:
+            shapes = f"{path.name} is {mask.shape}, test.txt and label.txt ask for {expected}"
+            result.add("error", "mask of the wrong shape", shapes)
+        elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+            result.add("warning", "mask with values other than 0 and 1", path.name)
 
 
 def _inspect_record(prepared: PreparedDataset, result: Inspection) -> None:
-    """Compare the folder with what preparation wrote into prepared.json, where it did."""
+    """Compare the folder with what preparation wrote into prepared.json."""
     path = prepared.folder / "prepared.json"
-    if not path.exists():
-        return
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         source, recorded, missing = record["source"], record["fingerprint"], record["missing"]
@@ -229,19 +231,9 @@ def _inspect_record(prepared: PreparedDataset, result: Inspection) -> None:
     for split, names in left_out.items():
         for name in names:
             result.add("note", "photo that preparation left out as missing", f"{split}: {name}")
-    try:
+    with result.noting("unreadable list"):
         if result.ok and prepared.fingerprint() != recorded:  # after an error the lists may have no fingerprint
             result.add("warning", "labels, lists or mask changed since the preparation", path.name)
-    except UserError as error:
-        result.add("error", "unreadable list", error)
-
-
-def _inspect_boxes(prepared: PreparedDataset, result: Inspection) -> None:
-    try:
-        if result.ok:  # otherwise the list that boxes belong to may be unreadable
-            prepared.boxes("test")
-    except UserError as error:
-        result.add("error", "unreadable boxes", error)
 
 
 def _decode_all(paths: Iterable[Path], result: Inspection, progress: bool) -> dict[Path, Photo]:

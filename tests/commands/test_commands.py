@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, run_sgre, train_words
 
 from sgre_lib.base.settings import MachineSettings, TrainSettings, make_machine, make_settings, split_settings
-from sgre_lib.commands import main, make_parser
+from sgre_lib.commands import VERBS, main, make_parser
 
 
 def run(arguments, capsys) -> tuple[int, str]:
@@ -107,3 +107,16 @@ def test_help_says_every_default():
         assert name in text
     assert "default: 0.9997" in text
     assert all("--" + name.replace("_", "-") in text for name in vars(TrainSettings()) | vars(MachineSettings()))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb_explains_each_option(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: sgre {verb} ")
+    (verbs,) = (action.choices for action in make_parser()._actions if action.dest == "verb")
+    for action in verbs[verb]._actions:
+        assert action.help, action.dest
+        assert all(flag in shown for flag in action.option_strings)
