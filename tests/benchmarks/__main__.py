@@ -8,12 +8,9 @@ Without names all of them, about an hour on two cores. Each is a script of its o
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
-
-from sgre_lib.base.process import HOST_ENVIRONMENT
 
 BENCHMARKS = {
     "head": ["head.py"],
@@ -38,8 +35,7 @@ def main() -> int:
     for name in options.names or BENCHMARKS:
         print(f"--- {name}", flush=True)
         script, *arguments = BENCHMARKS[name]
-        command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
-        if subprocess.run(command, env={**HOST_ENVIRONMENT, **os.environ}).returncode:
+        if subprocess.run([sys.executable, str(Path(__file__).with_name(script)), *arguments]).returncode:
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

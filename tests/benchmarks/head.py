@@ -16,11 +16,10 @@ import json
 
 import torch
 from literal import LiteralHead, align
-from timing import added_memory, ask_fresh_process, print_row, time_in_turn, write_rows
+from timing import added_memory, ask_fresh_process, print_row, time_in_turn, use_host_environment, write_rows
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, SGREHead
-from sgre_lib.base.process import apply_host_environment
 
 CASES = {
     "B8 L20": (8, 20, 196, 2048),
@@ -93,6 +92,7 @@ def measure_case(case: str, options: argparse.Namespace) -> list[list]:
 
 
 def main() -> None:
+    use_host_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="ours in bfloat16")
@@ -102,7 +102,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the small case only; writes nothing")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    apply_host_environment()  # for both
     if options.memory_of:
         print(json.dumps(measure_memory(*options.memory_of, options.device, options.amp)))
         return

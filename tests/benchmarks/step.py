@@ -15,11 +15,10 @@ import json
 
 import torch
 from literal import LiteralHead, update_average
-from timing import added_memory, ask_fresh_process, print_row, time_in_turn, write_rows
+from timing import added_memory, ask_fresh_process, print_row, time_in_turn, use_host_environment, write_rows
 from torch import Tensor, nn
 
 from sgre_lib import AsymmetricLoss, build_model
-from sgre_lib.base.process import apply_host_environment
 from sgre_lib.base.settings import TrainSettings
 from sgre_lib.training.ema import MovingAverage
 from sgre_lib.training.recipe import make_optimizer
@@ -80,6 +79,7 @@ def make_step(case: str, which: str, options: argparse.Namespace):
 
 
 def main() -> None:
+    use_host_environment()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", action="store_true", help="ours in bfloat16")
@@ -89,7 +89,6 @@ def main() -> None:
     parser.add_argument("--only", metavar="CASE", action="append", choices=CASES)
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    apply_host_environment()  # for both
     if options.memory_of:
         work = make_step(*options.memory_of, options)
         work()  # gradients and the optimiser's state are the model's own: they are there before

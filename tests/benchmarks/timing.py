@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,15 @@ from pathlib import Path
 
 import torch
 
+from sgre_lib.base.process import HOST_ENVIRONMENT
+
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
+
+
+def use_host_environment() -> None:
+    """Start this script anew with `HOST_ENVIRONMENT`, for all that it measures: OpenMP and glibc read it at the start."""
+    if not HOST_ENVIRONMENT.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**HOST_ENVIRONMENT, **os.environ})
 
 
 def time_in_turn(works: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
