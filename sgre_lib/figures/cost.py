@@ -9,8 +9,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, StrMethodFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, BboxBase
 
 from .style import percent, styled_figure, with_alt
 
@@ -77,20 +78,22 @@ def _name_points(ax: Axes, points: Sequence[CostPoint]) -> None:
     sides = [(7, 0, "left"), (-7, 0, "right"), (0, 12, "center"), (0, -12, "center")]
     places = sides + [(dx, dy, ha) for dy in (9, -9, 18, -18) for dx, ha in ((7, "left"), (-7, "right"))]
     for number, point in enumerate(points):
-        mark, others = (point.cost, 100 * point.value), taken[:number] + taken[number + 1 :]
+        others = taken[:number] + taken[number + 1 :]
         text = ax.annotate(
-            point.name + (" (published)" if point.published else ""), mark, (0, 0), textcoords="offset points",
-            fontsize=8, va="center",
+            point.name + (" (published)" if point.published else ""), (point.cost, 100 * point.value), (0, 0),
+            textcoords="offset points", fontsize=8, va="center",
         )  # fmt: skip
+        taken.append(_put(text, min(places, key=lambda place: _count_clashes(_put(text, place), others, ax.bbox))))
 
-        def put(place: tuple[float, float, str], text=text) -> Bbox:
-            text.set_position(place[:2])
-            text.set_horizontalalignment(place[2])
-            return text.get_window_extent()
 
-        def clashes(place: tuple[float, float, str], put=put, others=others) -> int:
-            box = put(place)
-            inside = ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1)
-            return sum(box.overlaps(other) for other in others) + (0 if inside else 10)
+def _put(text: Annotation, place: tuple[float, float, str]) -> Bbox:
+    """Move a name to (dx, dy, alignment) from its point, in points, and return the box that it covers."""
+    text.set_position(place[:2])
+    text.set_horizontalalignment(place[2])
+    return text.get_window_extent()
 
-        taken.append(put(min(places, key=clashes)))
+
+def _count_clashes(box: Bbox, others: Sequence[Bbox], inside: BboxBase) -> int:
+    """How many boxes a box covers; one that leaves the axes is worse than any that does not."""
+    stays = inside.containsx(box.x0) and inside.containsx(box.x1)
+    return sum(box.overlaps(other) for other in others) + (0 if stays else 10)

@@ -159,7 +159,7 @@ class _KnownActivation(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(context, gradient: Tensor):
+    def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, value = context.saved_tensors
         inner = gradient * (value > 0) * context.scale
         inner, x = inner.to(weight.dtype), x.to(weight.dtype)
