@@ -38,7 +38,8 @@ _HOME = {
     "predict": "inference.predict",
     "export_onnx": "inference.export_onnx",
     "reproduce": "tables.reproduce",
-    "build_site": "tables.site",
+    "build_report": "tables.report",
+    "read_results": "tables.results",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -17,7 +17,7 @@ from . import __version__
 from .base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 from .base.files import write_text
 from .base.places import check_out
-from .base.settings import MachineSettings, TrainSettings, option_flag, option_kind
+from .base.settings import MachineSettings, TrainSettings, option_flag, option_kind, read_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +97,21 @@ def _add_threshold(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
 
 
+def _add_fields(verb: argparse.ArgumentParser, settings: type) -> None:
+    """One option for each field of settings; what is not said is not in the result."""
+    for item in fields(settings):
+        rules, kind = item.metadata, option_kind(item)
+        flags = [*filter(None, [rules.get("short")]), option_flag(item.name)]
+        has_default = item.default is not False and item.default not in (None, "")
+        said = f"{rules['help']} (default: {item.default})" if has_default else rules["help"]
+        more = {"help": said, "default": argparse.SUPPRESS}
+        if kind is bool:
+            verb.add_argument(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", **more)
+        else:
+            more |= {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
+            verb.add_argument(*flags, type=kind, **more)
+
+
 def _add_tables(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all")
@@ -147,18 +162,8 @@ def _embed(options: dict) -> None:
 
 
 def _train_options(verb: argparse.ArgumentParser) -> None:
-    """One option for each field of `TrainSettings` and `MachineSettings`; what is not said is not in the result."""
-    for item in (*fields(TrainSettings), *fields(MachineSettings)):
-        rules, kind = item.metadata, option_kind(item)
-        flags = [*filter(None, [rules.get("short")]), option_flag(item.name)]
-        has_default = item.default is not False and item.default not in (None, "")
-        said = f"{rules['help']} (default: {item.default})" if has_default else rules["help"]
-        more = {"help": said, "default": argparse.SUPPRESS}
-        if kind is bool:
-            verb.add_argument(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", **more)
-        else:
-            more |= {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
-            verb.add_argument(*flags, type=kind, **more)
+    _add_fields(verb, TrainSettings)
+    _add_fields(verb, MachineSettings)
     said = "experiment folder; default experiments/<model>_<data>/exp<N>"
     verb.add_argument("--exp-dir", metavar="DIR", help=said, default=argparse.SUPPRESS)
     said = "go on from checkpoints/last.pth of --exp-dir"
@@ -284,6 +289,8 @@ def _reproduce_options(verb: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="run again what is done; the old is kept aside")
     add("--jobs", type=int, default=1, help="runs side by side, one a GPU; of --slurm: tasks at a time")
     add("--only-run", nargs="+", metavar="KEY", help="run only these, by key, and write no table")
+    add("--machine", metavar="FILE", help="TOML file of the options below, which win over it")
+    _add_fields(verb.add_argument_group("what computes"), MachineSettings)
     ways = verb.add_mutually_exclusive_group()
     ways.add_argument("--list", action="store_true", help="show tables with their state and cost, and stop")
     ways.add_argument("--dry-run", action="store_true", help="show what would run, and its hours; writes nothing")
@@ -294,42 +301,50 @@ def _reproduce_options(verb: argparse.ArgumentParser) -> None:
 def _reproduce(options: dict) -> int:
     tables, scale = options["tables"] or None, options["scale"]
     if options["list"]:
-        from .tables.plan import list_tables
+        from .tables.results import list_tables
 
         print(list_tables(tables, scale=scale))
         return 0
     if options["verify"]:
         return _verify(tables, scale)
-    seeds = _read_seeds(options["seeds"])
+    seeds, machine = _read_seeds(options["seeds"]), _read_machine(options)
     if options["dry_run"] or options["slurm"]:
-        return _plan(options, tables, scale or "paper", seeds)
+        return _plan(options, tables, scale or "paper", seeds, machine)
     from .tables.reproduce import reproduce
 
     # A cluster ends a job with SIGTERM: as on Ctrl-C, training saves first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     chosen = {name: options[name] for name in ("only", "force", "jobs")}
-    results = reproduce(tables, scale=scale or "paper", seeds=seeds, runs=options["only_run"], **chosen)
+    chosen |= {"runs": options["only_run"], "machine": machine}
+    results = reproduce(tables, scale=scale or "paper", seeds=seeds, **chosen)
     if options["only_run"]:
         runs = [run for result in results for row in result.rows for run in row.runs]
         return 1 if any(run.state != "done" for run in runs if run.run.key in options["only_run"]) else 0
     return 1 if any(result.failed or result.report_problem for result in results) else 0
 
 
+def _read_machine(options: dict) -> MachineSettings:
+    """What the options say of the machine, over what the file of `--machine` says."""
+    named = {item.name: options[item.name] for item in fields(MachineSettings) if item.name in options}
+    file = options["machine"]
+    return (read_machine(file) if file else MachineSettings()).replace(**named).check()
+
+
 def _verify(tables: list[str] | None, scale: str | None) -> int:
-    from .tables.declaration import SCALES
     from .tables.plan import read_tables, results_folder
     from .tables.verify import verify_table
 
     right = True
-    every = [table for one in ([scale] if scale else SCALES) for table in read_tables(tables, one)]
-    for table in {table.name: table for table in every}.values():
+    for table in read_tables(tables, scale):
         line, differences = verify_table(table, results_folder())
         print(line, *(f"    {difference}" for difference in differences), sep="\n")
         right = right and not differences
     return 0 if right else 1
 
 
-def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] | None) -> int:
+def _plan(
+    options: dict, tables: list[str] | None, scale: str, seeds: list[int] | None, machine: MachineSettings
+) -> int:
     from .tables.plan import describe_plan, plan_runs, read_tables, results_folder
     from .tables.slurm import write_slurm
 
@@ -338,7 +353,8 @@ def _plan(options: dict, tables: list[str] | None, scale: str, seeds: list[int] 
     if options["dry_run"]:
         print(describe_plan(plan, options["jobs"]))
     else:
-        print(f"wrote {write_slurm(plan, options['slurm'], jobs=options['jobs'], seeds=seeds)}: {len(plan)} tasks")
+        script = write_slurm(plan, options["slurm"], jobs=options["jobs"], seeds=seeds, machine=machine)
+        print(f"wrote {script}: {len(plan)} tasks")
     return 0
 
 
@@ -349,10 +365,10 @@ def _report_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _report(options: dict) -> None:
-    from .tables.site import build_site
+    from .tables.report import build_report
 
     tables, seeds = options["tables"] or None, _read_seeds(options["seeds"])
-    print(build_site(options["out"], tables=tables, scale=options["scale"], seeds=seeds))
+    print(build_report(options["out"], tables=tables, scale=options["scale"], seeds=seeds))
 
 
 class Verb(NamedTuple):

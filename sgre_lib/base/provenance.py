@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 
-from .device import choose_device, describe_device
 from .places import PROJECT_ROOT
 
 
@@ -39,5 +38,7 @@ def package_versions(names: Iterable[str] = ("torch", "torchvision", "timm", "nu
 
 def describe_environment() -> str:
     """Three lines for the top of a notebook: versions, device, commit."""
+    from .device import choose_device, describe_device  # needs torch, which reading results does not
+
     versions = "  ".join(f"{name} {version}" for name, version in package_versions().items())
     return f"{versions}\ndevice {describe_device(choose_device('auto'))}\nsgre_lib at commit {code_version()}"

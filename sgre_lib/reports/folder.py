@@ -74,23 +74,23 @@ def write_folder(
     if "index.html" not in by_address:
         raise ValueError("one of the pages is index.html")
     folder = Path(out)
-    check_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder} cannot be made ({error.strerror})") from None
+    make_folder(folder)
     with folder_lock(folder, "report"):
         return _Build(folder, by_address, sources).run(progress)
 
 
-def check_folder(folder: Path) -> None:
-    """UserError where the folder is a file or holds anything else than an earlier report."""
+def make_folder(folder: Path) -> None:
+    """Make the folder of a report; UserError where it is a file or holds anything else than an earlier report."""
     if folder.is_dir():
         others = [path.name for path in folder.iterdir() if path.name != ".lock"]
         if others and STAMPS not in others:
             raise UserError(f"--out {folder} holds something else than a report: choose a new or an empty folder")
     elif folder.exists():
         raise UserError(f"--out {folder} is a file, not a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be made ({error.strerror})") from None
 
 
 @cache

@@ -50,21 +50,14 @@ At mini scale a table of a real dataset keeps its rows and claims; what was publ
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
-from ..base.files import fingerprint
+from ..base.files import fingerprint, read_toml
 from ..base.settings import MachineSettings, TrainSettings, make_settings
 from ..evaluation.intervals import COLUMNS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 KINDS = ("accuracy", "cost")
 
@@ -182,9 +175,6 @@ class Table:
     kind: str = "accuracy"
     scales: tuple[str, ...] = SCALES
 
-    def row(self, name: str) -> Row:
-        return next(row for row in self.rows if row.name == name)
-
 
 def slugify(name: str) -> str:
     """A name as a folder name: letters, digits and dashes, lower case."""
@@ -197,7 +187,7 @@ def read_table(path: str | Path, scale: str = "paper", seeds: list[int] | None =
     scale: where the file has one scale only, that one is read whatever is asked for. seeds: instead of those declared.
     """
     path = Path(path)
-    content = _read_toml(path)
+    content = read_toml(path, "table file")
     _refuse_unknown(content, TABLE_ENTRIES, str(path))
     scales = _read_scales(content, str(path))
     if scale not in scales:
@@ -207,53 +197,32 @@ def read_table(path: str | Path, scale: str = "paper", seeds: list[int] | None =
     kind = content.get("kind", "accuracy")
     if kind not in KINDS:
         raise UserError(f"{path}: kind {kind!r}: choose from {', '.join(KINDS)}")
-    entries = content.get("rows", [])
-    if not entries:
-        raise UserError(f"{path} declares no [[rows]]")
-    # A row that is left out of this scale is checked all the same, so that claims about it are known to be right.
-    every = [_read_row(path, number, entry, content, scale, scales, seeds) for number, entry in enumerate(entries, 1)]
-    names = [row.name for row in every]
-    for what, values in (("name", names), ("folder name", [row.slug for row in every])):
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice:
-            raise UserError(f"{path}: two rows have the {what} {twice!r}")
-    rows = [row for row, entry in zip(every, entries, strict=True) if scale in entry.get("scales", SCALES)]
-    if not rows:
-        raise UserError(f"{path} has no row at the scale {scale}")
+    rows, names = _read_rows(path, content, scale, scales, seeds)
     here = {row.name for row in rows}
     claims = _read_claims(content, names, kind, path)
     context = _read_context(content, path)
     baseline = content.get("baseline")
     if baseline is not None and baseline not in names:
         raise UserError(f"{path}: baseline {baseline!r} is no row")
-    title, about, stand_in = content.get("title", path.stem), content.get("about", ""), scale != scales[0]
+    title, about, stand_in = content.get("title", path.stem), content.get("about", "").strip(), scale != scales[0]
     return Table(
-        path.stem + (f"-{scale}" if stand_in else ""),
-        path,
-        f"{title}, at mini scale" if stand_in else title,
-        f"{STAND_IN[kind]} {about.strip()}" if stand_in else about,
-        scale,
-        rows,
-        [claim for claim in claims if claim["better"] in here and claim["than"] in here],
-        [] if stand_in else context,
-        baseline if baseline in here else None,
-        kind,
-        tuple(scales),
+        name=path.stem + (f"-{scale}" if stand_in else ""),
+        path=path,
+        title=f"{title}, at mini scale" if stand_in else title,
+        about=f"{STAND_IN[kind]} {about}" if stand_in else about,
+        scale=scale,
+        rows=rows,
+        claims=[claim for claim in claims if claim["better"] in here and claim["than"] in here],
+        context=[] if stand_in else context,
+        baseline=baseline if baseline in here else None,
+        kind=kind,
+        scales=tuple(scales),
     )
 
 
 def table_scales(path: str | Path) -> list[str]:
     """The scales that a table file has, its own first."""
-    return _read_scales(_read_toml(Path(path)), str(path))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the table file {path} is missing") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+    return _read_scales(read_toml(path, "table file"), str(path))
 
 
 def _read_scales(entry: dict, where: str) -> list[str]:
@@ -261,6 +230,25 @@ def _read_scales(entry: dict, where: str) -> list[str]:
     if not isinstance(scales, list) or not scales or not set(scales) <= set(SCALES):
         raise UserError(f"{where}: scales must be some of {', '.join(SCALES)}")
     return scales
+
+
+def _read_rows(
+    path: Path, content: dict, scale: str, scales: list[str], seeds: list[int] | None
+) -> tuple[list[Row], list[str]]:
+    """The rows at a scale, and the names of all rows of the file."""
+    entries = content.get("rows", [])
+    if not entries:
+        raise UserError(f"{path} declares no [[rows]]")
+    # A row that is left out of this scale is checked all the same, so that claims about it are known to be right.
+    every = [_read_row(path, number, entry, content, scale, scales, seeds) for number, entry in enumerate(entries, 1)]
+    for what, values in (("name", [row.name for row in every]), ("folder name", [row.slug for row in every])):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice:
+            raise UserError(f"{path}: two rows have the {what} {twice!r}")
+    rows = [row for row, entry in zip(every, entries, strict=True) if scale in entry.get("scales", SCALES)]
+    if not rows:
+        raise UserError(f"{path} has no row at the scale {scale}")
+    return rows, [row.name for row in every]
 
 
 def _read_row(
@@ -318,8 +306,12 @@ def _first(entries: list[dict], name: str, default: Any) -> Any:
     return next((entry[name] for entry in entries if name in entry), default)
 
 
+def _is_number(value: Any, kind: type | tuple = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _check_number(value: Any, name: str, where: str) -> Any:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+    if value is not None and not (_is_number(value) and value >= 0):
         raise UserError(f"{where}: {name} = {value!r} is not a number from 0 on")
     return value
 
@@ -331,12 +323,11 @@ def _check_parameters(parameters: dict, kind: str, where: str) -> dict[str, Any]
             raise UserError(f"{where}: {name} belongs to the machine, not to a table")
     more = {name: parameters[name] for name in COST_PARAMETERS if kind == "cost" and name in parameters}
     for name, value in more.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "steps" else 1):
+        if not _is_number(value, int) or value < (0 if name == "steps" else 1):
             raise UserError(f"{where}: {name} = {value!r} is not a whole number")
+    named = {name: value for name, value in parameters.items() if name not in more}
     try:
-        settings = make_settings(
-            needs_data=kind != "cost", **{name: value for name, value in parameters.items() if name not in more}
-        )
+        settings = make_settings(needs_data=kind != "cost", **named)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return {name: more[name] if name in more else getattr(settings, name) for name in parameters}
@@ -344,7 +335,7 @@ def _check_parameters(parameters: dict, kind: str, where: str) -> dict[str, Any]
 
 def _check_seeds(seeds: Any, where: str) -> tuple[int, ...]:
     right = isinstance(seeds, (list, tuple)) and len(seeds) > 0
-    if not right or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+    if not right or any(not _is_number(seed, int) or seed < 0 for seed in seeds):
         raise UserError(f"{where}: seeds = {seeds!r} is not a list of whole numbers from 0 on")
     return tuple(dict.fromkeys(seeds))
 
@@ -387,5 +378,5 @@ def _check_values(values: Any, where: str, names=COLUMNS) -> None:
     for name, value in values.items():
         if names is not None and name not in names:
             raise UserError(f"{where}: unknown metric {name!r}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        if not _is_number(value) or not 0 <= value <= 1:
             raise UserError(f"{where}: {name} = {value!r} is not a fraction in 0..1")

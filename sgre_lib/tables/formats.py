@@ -1,105 +1,136 @@
-"""A table as CSV, Markdown and HTML, with as many digits as the evidence bears."""
+"""A table as papers print it, and its files: CSV and JSON at full precision, Markdown and HTML with as many digits as
+the evidence bears."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+from markupsafe import Markup
+
+from ..base.files import write_json, write_text
 from ..evaluation.intervals import COLUMNS
 from ..reports.display import html_table
-from .declaration import Table
-from .judge import ClaimResult, RowResult, decimals, format_metric, judge_claims, judge_row, percent
+from .judge import RowResult, decimals, format_percent, judge_row
+from .results import TableResult
+from .run import COST_COLUMNS, METRICS, RunResult
 
-COST_COLUMNS = {
-    "parameters": ("parameters, M", 1e-6, 1),
-    "backbone_parameters": ("backbone, M", 1e-6, 1),
-    "head_parameters": ("head, M", 1e-6, 1),
-    "gflops": ("GFLOPs an image", 1, 2),
-    "gflops_literal": ("GFLOPs, literal formulas", 1, 2),
-    "inference_images_per_second": ("inference, images/s", 1, 1),
-    "training_images_per_second": ("training, images/s", 1, 1),
-    "inference_memory": ("inference memory, MB", 1e-6, 0),
-    "training_memory": ("training memory, MB", 1e-6, 0),
-}
-"""Columns of a cost table: header with unit, factor to that unit, decimals."""
+Cells = tuple[list[str], list[list[str]]]
+"""A table's header and lines. The first cell of a line is its name; a line of one cell heads a group."""
+
+Links = Mapping[str, str]
+"""For names of rows, where their numbers lead. A row that is not there has no link."""
 
 
-def format_csv(results: list[RowResult]) -> str:
-    """The table as CSV at full precision; fractions. For every metric: ours, deviation over seeds, published, gap."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    cost = results[0].row.kind == "cost"
-    header = ["row", "group", "state", "verdict", "seconds", "seeds"]
-    for metric in COST_COLUMNS if cost else COLUMNS:
-        header += [metric] if cost else [metric, f"{metric}_std", f"{metric}_published", f"{metric}_gap"]
-    writer.writerow(header)
-    for result in results:
-        seeds = " ".join(str(run.run.seed) for run in result.done)
-        seconds = f"{result.seconds:.1f}" if result.seconds else ""
-        line = [result.row.name, result.row.group, result.state, judge_row(result), seconds, seeds]
-        for metric in COST_COLUMNS if cost else COLUMNS:
-            ours, published = result.metrics.get(metric), result.row.published.get(metric)
-            gap = ours - published if ours is not None and published is not None else None
-            values = [ours] if cost else [ours, result.spreads.get(metric), published, gap]
-            line += ["" if value is None else repr(float(value)) for value in values]
-        writer.writerow(line)
-    return text.getvalue()
+NOTHING: Cells = ([], [])
 
 
-def verdict_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of published value, ours, gap and verdict, in percent."""
-    lines = []
-    for result in results:
-        ours, published = result.metrics.get("mAP"), result.row.published.get("mAP")
-        gap = "-"
-        if ours is not None and published is not None:
-            gap = f"{100 * (ours - published):+.{decimals(result, 'mAP')}f}"
-        on_file = "-" if result.row.stand_in else "not on file" if published is None else percent(published)
-        lines.append([result.row.name, on_file, format_metric(result, "mAP"), gap, judge_row(result)])
-    return ["method", "mAP published", "mAP ours", "gap", "verdict"], _grouped(results, lines)
+def result_cells(found: TableResult, links: Links | None = None) -> Cells:
+    """Published value, ours, gap, by how much the reference row is better, and verdict; in percent.
+
+    What says nothing in this table is left out: published values, gaps and verdicts where nothing is published, the
+    difference where nothing can be compared.
+    """
+    if found.table.kind == "cost":
+        return NOTHING
+    frame, compared = _lines_of(found, "mAP"), found.differences().set_index("than")
+    texts = format_values(found, links)
+    columns: dict[str, list] = {"method": list(frame.index)}
+    published = has_published(found)
+    if published:
+        columns["mAP published"] = ["not on file" if pd.isna(one) else format_percent(one) for one in frame.published]
+    columns["mAP ours" if published else "mAP"] = [texts[name][0] for name in frame.index]
+    if published:
+        columns["gap"] = [
+            "-" if pd.isna(line.gap) else f"{100 * line.gap:+.{decimals(line.standard_error)}f}"
+            for line in frame.itertuples()
+        ]
+    if compared.difference.notna().any():
+        reference = found.reference.row.name
+        gaps = {reference: "-"} | {line.Index: format_difference(line) for line in compared.itertuples()}
+        columns[f"{reference} is better by (95 % interval)"] = [gaps.get(name, "same runs") for name in frame.index]
+    if published:
+        columns["verdict"] = [judge_row(row) for row in found.rows]
+    return list(columns), _grouped(found, list(map(list, zip(*columns.values(), strict=True))))
 
 
-def metric_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of all metrics as papers print them, ours first, then the context rows with their sources."""
+def _lines_of(found: TableResult, metric: str) -> pd.DataFrame:
+    return found.values[found.values.metric == metric].set_index("row")
+
+
+def has_published(found: TableResult) -> bool:
+    """Whether others' values belong beside ours: not at mini scale, unless a row says what was published for it."""
+    return found.table.scale != "mini" or bool(found.values.published.notna().any())
+
+
+def format_difference(line: Any) -> str:
+    """A line of `TableResult.differences` in points, `+1.2 (+0.3 to +2.1)`."""
+    numbers = [f"{100 * number:+.1f}" for number in (line.difference, line.low, line.high)]
+    return "-" if pd.isna(line.difference) else "{} ({} to {})".format(*numbers)
+
+
+def format_values(found: TableResult, links: Links | None = None) -> dict[str, list[str]]:
+    """For each row the texts of its metrics, in order: percent, or of a cost table in the units of `COST_COLUMNS`."""
+    texts = {}
+    for name, part in found.values.groupby("row", sort=False):
+        if found.table.kind == "cost":
+            rules = [COST_COLUMNS[metric][1:] for metric in part.metric]
+            said = ["-" if pd.isna(one) else f"{one * factor:,.{places}f}"
+                    for one, (factor, places) in zip(part.value, rules, strict=True)]  # fmt: skip
+        else:
+            said = [
+                format_percent(*line) for line in part[["value", "deviation", "standard_error"]].itertuples(index=False)
+            ]
+        texts[name] = [link_to((links or {}).get(name), text) for text in said]
+    return texts
+
+
+def link_to(address: str | None, text: str) -> str:
+    """A text as a link, for a cell of an HTML table; without an address, or for a dash, the text."""
+    return Markup('<a href="{}">{}</a>').format(address, text) if address and text != "-" else text
+
+
+def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
+    """All metrics as papers print them, ours first, then the context rows with their sources."""
+    if found.table.kind == "cost":
+        return NOTHING
     header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
-    lines = [[result.row.name, *(format_metric(result, metric) for metric in COLUMNS)] for result in results]
-    lines = _grouped(results, lines)
-    for entry in table.context:
+    lines = _grouped(found, [[name, *texts] for name, texts in format_values(found, links).items()])
+    lines += [["published by others"]] if found.table.context and any(len(line) == 1 for line in lines) else []
+    for entry in found.table.context:
         values = entry.get("values", {})
-        lines.append([_context_name(entry), *(percent(values.get(metric)) for metric in COLUMNS)])
+        lines.append([_context_name(entry), *(format_percent(values.get(metric)) for metric in COLUMNS)])
     return header, lines
 
 
-def label_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of each label's AP, a line a label, a column a row; then context rows that give them."""
-    context = [entry for entry in table.context if entry.get("labels")]
-    rows = [result for result in results if result.labels]
-    names = list(dict.fromkeys([name for result in rows for name in result.labels]))
-    names = names or list(dict.fromkeys(name for entry in context for name in entry["labels"]))
-    header = ["label", *(result.row.name for result in rows), *(_context_name(entry) for entry in context)]
-    lines = [
-        [name, *(percent(result.labels.get(name)) for result in rows),
-         *(percent(entry["labels"].get(name)) for entry in context)]
-        for name in names
-    ]  # fmt: skip
-    return header, lines
+def label_cells(found: TableResult) -> Cells:
+    """AP of each label, a line a label, a column a row; then context rows that give them."""
+    frame = found.labels
+    for entry in found.table.context:
+        if entry.get("labels"):
+            one = pd.Series(entry["labels"], name=_context_name(entry), dtype=float)
+            frame = frame.join(one) if len(frame) else pd.concat([frame, one], axis=1)
+    lines = [[name, *map(format_percent, values)] for name, *values in frame.itertuples(name=None)]
+    return ["label", *frame.columns], lines
 
 
-def cost_cells(table: Table, results: list[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a cost table."""
-    lines = []
-    for result in results:
-        cells = [result.row.name]
-        for name, (_, factor, places) in COST_COLUMNS.items():
-            value = result.metrics.get(name)
-            cells.append("-" if value is None else f"{value * factor:,.{places}f}")
+def cost_cells(found: TableResult, links: Links | None = None) -> Cells:
+    """Parameters, operations, speed and memory, and what they were measured with."""
+    if found.table.kind != "cost":
+        return NOTHING
+    texts, lines = format_values(found, links), []
+    for result in found.rows:
         about = result.done[0].about if result.done else {}
         batch = str(about.get("parameters", {}).get("batch_size", "-"))
-        lines.append([*cells, batch, about.get("device", "-"), judge_row(result)])
+        lines.append([result.row.name, *texts[result.row.name], batch, about.get("device", "-"), judge_row(result)])
     header = ["method", *(header for header, _, _ in COST_COLUMNS.values()), "images a step", "device", "state"]
-    return header, _grouped(results, lines)
+    return header, _grouped(found, lines)
+
+
+def publishes_labels(found: TableResult) -> bool:
+    """Whether others publish the AP of single labels."""
+    return any(entry.get("labels") for entry in found.table.context)
 
 
 def _context_name(entry: dict[str, Any]) -> str:
@@ -107,10 +138,10 @@ def _context_name(entry: dict[str, Any]) -> str:
     return f"{name}; source: {entry['source']}"
 
 
-def _grouped(results: list[RowResult], lines: list[list[str]]) -> list[list[str]]:
+def _grouped(found: TableResult, lines: list[list[str]]) -> list[list[str]]:
     """The lines with a line of one cell, the heading, before each group."""
     grouped, group = [], ""
-    for result, line in zip(results, lines, strict=True):
+    for result, line in zip(found.rows, lines, strict=True):
         if result.row.group != group:
             group = result.row.group
             grouped.append([group])
@@ -118,10 +149,10 @@ def _grouped(results: list[RowResult], lines: list[list[str]]) -> list[list[str]
     return grouped
 
 
-def format_choices(results: list[RowResult]) -> list[str]:
+def describe_choices(found: TableResult) -> list[str]:
     """Sentences that say which parameters of which rows are this project's choice and not published."""
     by_choice: dict[str, list[str]] = {}
-    for result in results:
+    for result in found.rows:
         row = result.row
         choice = ", ".join(f"{name} = {row.parameters[name]}" for name in row.ours)
         if choice:
@@ -129,34 +160,114 @@ def format_choices(results: list[RowResult]) -> list[str]:
     return [f"ours, not published, in {', '.join(names)}: {choice}" for choice, names in by_choice.items()]
 
 
-def _blocks(table: Table, results: list[RowResult]) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
-    """The parts of a table: caption, header, lines, and how many last columns are words."""
-    if table.kind == "cost":
-        yield f"{table.title}", *cost_cells(table, results), 2
-        return
-    yield f"{table.title} (percent)", *verdict_cells(table, results), 1
-    yield "All metrics (percent)", *metric_cells(table, results), 0
-    if any(entry.get("labels") for entry in table.context):
-        yield "AP of each label (percent)", *label_cells(table, results), 0
+def write_table(found: TableResult) -> None:
+    """Write table.csv, table.md, table.html and table.json, which holds all that a report can say of the table."""
+    write_text(found.folder / "table.csv", format_csv(found))
+    write_text(found.folder / "table.md", format_markdown(found))
+    write_text(found.folder / "table.html", format_html(found))
+    write_json(found.folder / "table.json", describe_table(found))
 
 
-def format_markdown(table: Table, results: list[RowResult], claims: list[ClaimResult] | None = None) -> str:
+def format_csv(found: TableResult) -> str:
+    """One line a row at full precision; fractions. For every metric: ours, deviation over seeds, published, gap."""
+    rows, cost = found.rows, found.table.kind == "cost"
+    columns: dict[str, Any] = {
+        "row": [row.row.name for row in rows],
+        "group": [row.row.group for row in rows],
+        "state": [row.state for row in rows],
+        "verdict": [judge_row(row) for row in rows],
+        "seconds": [f"{row.seconds:.1f}" if row.seconds else "" for row in rows],
+        "seeds": [" ".join(str(run.run.seed) for run in row.done) for row in rows],
+    }
+    for metric in METRICS[found.table.kind]:
+        frame = _lines_of(found, metric)
+        columns[metric] = frame.value.to_numpy()
+        if not cost:
+            columns[f"{metric}_std"] = frame.deviation.to_numpy()
+            columns[f"{metric}_published"], columns[f"{metric}_gap"] = frame.published.to_numpy(), frame.gap.to_numpy()
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+
+
+def _blocks(found: TableResult) -> dict[str, Cells]:
+    """The parts of a table that have lines, by caption."""
+    parts = {
+        f"{found.table.title} (percent)": result_cells(found),
+        "All metrics (percent)": metric_cells(found),
+        "AP of each label (percent)": label_cells(found) if publishes_labels(found) else NOTHING,
+        "Cost": cost_cells(found),
+    }
+    return {caption: cells for caption, cells in parts.items() if cells[1]}
+
+
+def format_markdown(found: TableResult) -> str:
     """The table as a Markdown document: title, about, tables, claims, our choices."""
 
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    parts = [f"# {table.title}", ""] + ([table.about.strip(), ""] if table.about else [])
-    for _, header, lines, words in _blocks(table, results):
-        rule = ["---"] + ["---:"] * (len(header) - 1 - words) + ["---"] * words
+    table = found.table
+    parts = [f"# {table.title}", ""] + ([table.about, ""] if table.about else [])
+    for header, lines in _blocks(found).values():
+        words = [name in ("method", "label", "device", "state", "verdict") for name in header]
+        rule = ["---" if left else "---:" for left in words]
         full = [[f"**{cells[0]}**"] + [""] * (len(header) - 1) if len(cells) == 1 else cells for cells in lines]
         parts += [line(header), line(rule), *map(line, full), ""]
-    claims = judge_claims(table, results) if claims is None else claims
-    parts += [f"- {claim.verdict}: {claim.sentence}" for claim in claims]
-    parts += [f"- {sentence}" for sentence in format_choices(results)]
+    parts += [f"- {claim.verdict}: {claim.sentence}" for claim in found.claims.itertuples()]
+    parts += [f"- {sentence}" for sentence in describe_choices(found)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def format_html(table: Table, results: list[RowResult]) -> str:
+def format_html(found: TableResult) -> str:
     """The table as HTML `<table>` elements: verdicts, all metrics, and labels where they are published; or costs."""
-    return "".join(html_table(header, lines, caption) for caption, header, lines, _ in _blocks(table, results))
+    return "".join(html_table(header, lines, caption) for caption, (header, lines) in _blocks(found).items())
+
+
+def describe_table(found: TableResult) -> dict[str, Any]:
+    """A table and its results as plain values; folders and files are relative to the folder of results."""
+    table = found.table
+    return {
+        "table": table.name, "title": table.title, "about": table.about, "kind": table.kind, "scale": table.scale,
+        "scales": table.scales, "source": table.path.name, "baseline": table.baseline,
+        "groups": list(dict.fromkeys(row.row.group for row in found.rows)),
+        "rows": [_describe_row(row, found) for row in found.rows],
+        "claims": [_describe_pair(line) for line in found.claims.to_dict("records")], "reference": found.reference.row.name,
+        "differences": [_describe_pair(line) for line in found.differences().to_dict("records")],
+        "context": table.context, "choices": describe_choices(found), "report": f"{table.name}/report.html",
+    }  # fmt: skip
+
+
+def _describe_pair(line: dict[str, Any]) -> dict[str, Any]:
+    numbers = {name: line.pop(name) for name in ("difference", "low", "high", "probability")}
+    return line | {"evidence": {} if pd.isna(numbers["difference"]) else numbers}
+
+
+def _describe_row(result: RowResult, found: TableResult) -> dict[str, Any]:
+    row = result.row
+    named = (
+        "group",
+        "about",
+        "published",
+        "source",
+        "tolerance",
+        "at_least",
+        "parameters",
+        "ours",
+        "hours",
+        "hardware",
+    )
+    return {
+        "row": row.name, "slug": row.slug, "state": result.state, "verdict": judge_row(result), "error": result.error,
+        **{name: getattr(row, name) for name in named}, "metrics": result.metrics, "std": result.spreads,
+        "standard_error": result.errors, "labels": result.labels, "seconds": result.seconds,
+        "runs": [_describe_run(run, found) for run in result.runs],
+    }  # fmt: skip
+
+
+def _describe_run(run: RunResult, found: TableResult) -> dict[str, Any]:
+    named = ("started", "ended", "code_version", "clean", "versions", "device", "data_fingerprint")
+    return {
+        "run": run.folder.name, "key": run.run.key, "seed": run.run.seed, "state": run.state, "metrics": run.metrics,
+        "seconds": run.seconds, "error": run.error, "folder": run.folder.relative_to(found.root).as_posix(),
+        "files": [path.relative_to(found.root).as_posix() for path in (*run.notebooks, *run.files)],
+        **{name: run.about.get(name) for name in named},
+    }  # fmt: skip

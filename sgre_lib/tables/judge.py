@@ -1,45 +1,25 @@
-"""Measured rows against what was declared: means over seeds, verdicts, claims, and the table as CSV, Markdown and HTML.
+"""Measured rows against what was declared: means over seeds, verdicts, claims, paired differences, and their words.
 
 No value is shown with more digits than its evidence has: one decimal of a percent where its standard error is below
 half a point, none where it is larger. With several seeds a value is their mean, followed by their standard deviation.
-The standard error is that of `evidence.standard_error`: of the test images and, with several seeds, of the seeds. CSV
-and JSON keep full precision.
+The standard error is that of `intervals.standard_error`: of the test images and, with several seeds, of the seeds.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..evaluation.intervals import COLUMNS, compare, spread, standard_error
-from .declaration import Row, Run, Table
+from .declaration import Row
+from .run import RunResult
 
 DECIMALS_BELOW = 0.005
 """Standard error, as a fraction, below which a percentage gets its decimal."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What the disk says of a run. state: done, failed, interrupted or not run.
-
-    metrics: fractions; of a cost run what `COST_COLUMNS` names. labels: AP of each label. resamples: (R, 13), each
-    metric on the same resampled test images. about: the content of run.json.
-    """
-
-    run: Run
-    state: str
-    folder: Path | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    labels: dict[str, float] = field(default_factory=dict)
-    resamples: np.ndarray | None = None
-    error: str = ""
-    seconds: float = 0.0
-    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,24 +91,10 @@ class RowResult:
         return next((run.error for run in self.runs if run.state == "failed"), "")
 
     @property
-    def folder(self) -> Path | None:
-        """The folder of the first run that is done, else of the first."""
-        return (self.done or self.runs)[0].folder
-
-
-@dataclass(frozen=True)
-class ClaimResult:
-    """What became of a claim. verdict: holds, does not hold, not decided or not measured; sentence: in words.
-
-    evidence: `evidence.compare`'s difference, low, high and probability; empty where it could not be computed.
-    """
-
-    better: str
-    than: str
-    metric: str
-    verdict: str
-    sentence: str
-    evidence: dict[str, float] = field(default_factory=dict)
+    def shown(self) -> RunResult:
+        """The first run that is done, else the first that has begun, else the first."""
+        begun = [run for run in self.runs if run.state != "not run"]
+        return (self.done or begun or self.runs)[0]
 
 
 def distinct_rows(results: list[RowResult]) -> list[RowResult]:
@@ -139,29 +105,35 @@ def distinct_rows(results: list[RowResult]) -> list[RowResult]:
     return list(first.values())
 
 
-def decimals(result: RowResult, metric: str) -> int:
-    """Decimals that a percentage of this row is shown with."""
-    return int(result.errors.get(metric, 0.0) < DECIMALS_BELOW)
+def format_percent(value: float | None, deviation: float | None = None, error: float | None = None) -> str:
+    """A fraction in percent, `93.7`, or with a deviation over seeds `93.7 ± 0.4`; a dash where there is none.
+
+    error: the value's standard error, which decides the digits; without one, one decimal.
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    places = decimals(error)
+    text = f"{100 * value:.{places}f}"
+    known = deviation is not None and math.isfinite(deviation)
+    return text + (f" ± {max(100 * deviation, 10**-places):.{places}f}" if known else "")
+
+
+def decimals(error: float | None) -> int:
+    """Decimals that a percentage with this standard error is shown with."""
+    return int(error is None or math.isnan(error) or error < DECIMALS_BELOW)
 
 
 def format_metric(result: RowResult, metric: str) -> str:
-    """A row's metric in percent, `93.7`, or with several seeds `93.7 ± 0.4`; a dash where there is none."""
-    places = decimals(result, metric)
-    text = percent(result.metrics.get(metric), places)
-    if text != "-" and metric in result.spreads:
-        text += f" ± {max(100 * result.spreads[metric], 10**-places):.{places}f}"
-    return text
-
-
-def percent(value: float | None, places: int = 1) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.{places}f}"
+    """A row's metric as `format_percent` says it."""
+    return format_percent(result.metrics.get(metric), result.spreads.get(metric), result.errors.get(metric))
 
 
 def judge_row(result: RowResult) -> str:
     """The verdict on a row, in words."""
     row = result.row
     if result.state != "done":
-        return f"failed: {result.error}" if result.state == "failed" else _count_seeds(result)
+        seeds = f" ({len(result.done)} of {len(result.runs)} seeds)" if len(result.runs) > 1 else ""
+        return f"failed: {result.error}" if result.state == "failed" else result.state + seeds
     if row.kind == "cost":
         return "measured"
     words = []
@@ -173,7 +145,8 @@ def judge_row(result: RowResult) -> str:
             words.append(f"{metric} reproduced")
         else:
             side = "above" if gap > 0 else "below"
-            words.append(f"{metric} {side} published by {percent(abs(gap), decimals(result, metric))}")
+            shown = format_percent(abs(gap), error=result.errors.get(metric))
+            words.append(f"{metric} {side} published by {shown}")
     for metric, floor in row.at_least.items():
         reached = result.metrics.get(metric, -1) >= floor
         words.append(f"{metric} {'reaches' if reached else 'misses'} {100 * floor:.1f}")
@@ -181,37 +154,30 @@ def judge_row(result: RowResult) -> str:
     return "; ".join(words) or nothing
 
 
-def _count_seeds(result: RowResult) -> str:
-    return result.state + (f" ({len(result.done)} of {len(result.runs)} seeds)" if len(result.runs) > 1 else "")
+def judge_pair(a: RowResult, b: RowResult, metric: str) -> dict[str, Any]:
+    """What may be said of "a is better than b": names, verdict, numbers of `intervals.compare`, and all in a sentence.
 
-
-def judge_claims(table: Table, results: list[RowResult]) -> list[ClaimResult]:
-    """What became of each claim.
-
-    A claim holds, or does not, where the interval of the difference leaves out 0; else the evidence does not decide.
+    It holds, or does not, where the interval of the difference leaves out 0; else the evidence does not decide. The
+    numbers are left out where there are no scores of the same test images to compare.
     """
-    by_name = {result.row.name: result for result in results}
-    return [_judge_claim(by_name[claim["better"]], by_name[claim["than"]], claim["metric"]) for claim in table.claims]
-
-
-def _judge_claim(a: RowResult, b: RowResult, metric: str) -> ClaimResult:
-    names = (a.row.name, b.row.name, metric)
+    line = {"better": a.row.name, "than": b.row.name, "metric": metric}
     if metric not in a.metrics or metric not in b.metrics:
-        return ClaimResult(*names, "not measured", f"{a.row.name} against {b.row.name} in {metric}")
-    both = f"{a.row.name} ({format_metric(a, metric)}) against {b.row.name} ({format_metric(b, metric)}) in {metric}"
+        sentence = f"{a.row.name} against {b.row.name} in {metric}"
+        return line | {"verdict": "not measured", "sentence": sentence}
+    sides = [f"{side.row.name} ({format_metric(side, metric)})" for side in (a, b)]
     if not (a.resampled(metric) and b.resampled(metric)) or not _same_test_set(a.done + b.done):
-        return ClaimResult(*names, "not decided", f"{both}: no scores of the same test images to compare")
+        sentence = f"{sides[0]} against {sides[1]} in {metric}: no scores of the same test images to compare"
+        return line | {"verdict": "not decided", "sentence": sentence}
     found = compare(a.resampled(metric), b.resampled(metric), a.values(metric), b.values(metric))
     verdict = "holds" if found["low"] > 0 else "does not hold" if found["high"] < 0 else "not decided"
     relation = {"holds": "is above", "does not hold": "is below"}.get(verdict, "cannot be told from")
     counts = {len(a.done), len(b.done)}
     seeds = "one seed each" if counts == {1} else " and ".join(f"{len(side.done)} seeds" for side in (a, b))
     sentence = (
-        f"{a.row.name} ({format_metric(a, metric)}) {relation} {b.row.name} ({format_metric(b, metric)}) in {metric}: "
-        f"the difference is {100 * found['difference']:+.1f} points, 95 % interval "
-        f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f} over test images ({seeds})"
+        f"{sides[0]} {relation} {sides[1]} in {metric}: the difference is {100 * found['difference']:+.1f} points, 95 % "
+        f"interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f} over test images ({seeds})"
     )
-    return ClaimResult(*names, verdict, sentence, found)
+    return line | found | {"verdict": verdict, "sentence": sentence}
 
 
 def _same_test_set(runs: list[RunResult]) -> bool:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.places import PROJECT_ROOT
+from ..base.process import HOST_ENVIRONMENT
 
 KERNEL = "python3"
 
@@ -47,7 +48,7 @@ class LocalKernelManager(AsyncKernelManager):
             self.transport, self.ip = "ipc", str(socket)
 
     async def _async_launch_kernel(self, kernel_cmd, **options) -> None:
-        options["env"] = {**(options.get("env") or os.environ), **self.environment}
+        options["env"] = {**HOST_ENVIRONMENT, **(options.get("env") or os.environ), **self.environment}
         self.running.add(self)
         await super()._async_launch_kernel(kernel_cmd, **options)
 

@@ -1,4 +1,4 @@
-"""What is there and what is still to do: the state of tables, the runs that are missing, and a Slurm script for them."""
+"""Which tables there are, which of their runs are still to do, and how long those are expected to take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from ..base.errors import UserError
 from ..base.places import PROJECT_ROOT, working_root
 from .declaration import SCALES, Row, Run, Table, read_table, table_scales
-from .judge import RowResult, format_metric, judge_row
 from .run import read_run
 
 
@@ -24,14 +23,12 @@ def find_table(name: str | os.PathLike) -> Path:
     path = Path(name).expanduser()
     if path.suffix == ".toml":
         return path
-    folders = [working_root() / "experiments" / "tables", PROJECT_ROOT / "experiments" / "tables"]
+    folders = [root / "experiments" / "tables" for root in (working_root(), PROJECT_ROOT)]
     for folder in folders:
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
-    raise UserError(
-        f"no table {os.fspath(name)!r}: there are {', '.join(known) or 'none'}, or give the path of a .toml file"
-    )
+    known = ", ".join(sorted({path.stem for folder in folders for path in folder.glob("*.toml")})) or "none"
+    raise UserError(f"no table {os.fspath(name)!r}: there are {known}, or give the path of a .toml file")
 
 
 def all_tables() -> list[str]:
@@ -39,95 +36,28 @@ def all_tables() -> list[str]:
     return sorted(path.stem for path in (PROJECT_ROOT / "experiments" / "tables").glob("*.toml"))
 
 
+def table_argument(table: Table) -> str:
+    """How a command names a table: by its name where that finds it, else by its path."""
+    return table.path.stem if table.path.stem in all_tables() else str(table.path.resolve())
+
+
 def read_tables(
-    tables: Iterable[str | os.PathLike] | str | os.PathLike | None,
-    scale: str = "paper",
+    tables: Iterable[str | os.PathLike] | str | os.PathLike | None = None,
+    scale: str | None = "paper",
     seeds: Iterable[int] | None = None,
 ) -> list[Table]:
-    """Declared tables by name or path; None: all of this project. scale, seeds: see `tables.read_table`."""
-    if scale not in SCALES:
+    """Declared tables by name or path; None: all of this project. scale, seeds: see `read_table`; None: every scale."""
+    if scale not in (None, *SCALES):
         raise UserError(f"--scale {scale}: choose from {', '.join(SCALES)}")
     names = all_tables() if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else list(tables)
-    chosen = list(seeds) if seeds else None
-    declared = {table.name: table for table in (read_table(find_table(name), scale, chosen) for name in names)}
+    chosen, declared = list(seeds) if seeds else None, {}
+    for path in map(find_table, names):
+        for one in table_scales(path) if scale is None else [scale]:
+            table = read_table(path, one, chosen)
+            other = declared.setdefault(table.name, table)
+            if other.path.resolve() != path.resolve():
+                raise UserError(f"{path} and {other.path} would both be the table {table.name}: rename one")
     return list(declared.values())
-
-
-def table_results(table: Table, results: Path | None = None) -> list[RowResult]:
-    """The state of every row of a table."""
-    root = results or results_folder()
-    return [RowResult(row, [read_run(run, root) for run in row.runs]) for row in table.rows]
-
-
-def list_tables(
-    names: Iterable[str | os.PathLike] | None = None, *, scale: str | None = None, results: Path | None = None
-) -> str:
-    """A text that shows tables with state and cost, at each scale they have; named tables also row by row."""
-    lines = []
-    for name in all_tables() if names is None else names:
-        for number, one in enumerate(_scales_of(name, scale)):
-            table = read_table(find_table(name), one)
-            outcome = table_results(table, results)
-            if not number:
-                lines.append(f"{table.path.stem}: {table.title}")
-            lines.append(f"    {table.scale:6} {describe_state(outcome)}")
-            if names is not None:
-                for result in outcome:
-                    metric = f"mAP {format_metric(result, 'mAP')}" if "mAP" in result.metrics else ""
-                    lines.append(f"        {result.state:12} {metric:14} {result.row.name}  ({judge_row(result)})")
-    return "\n".join(lines)
-
-
-def overview_cells(results: Path | None = None) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of all tables of this project at each scale: state, cost, and the report's path if it is there."""
-    root, lines = results or results_folder(), []
-    for name in all_tables():
-        for scale in table_scales(find_table(name)):
-            table = read_table(find_table(name), scale)
-            report = root / table.name / "report.html"
-            state = describe_state(table_results(table, root))
-            lines.append([name, scale, state, str(report) if report.exists() else "-"])
-    return ["table", "scale", "state", "report"], lines
-
-
-def _scales_of(name: str | os.PathLike, scale: str | None) -> list[str]:
-    scales = table_scales(find_table(name))
-    return scales if scale is None else [scale] if scale in scales else scales[:1]
-
-
-def describe_state(outcome: list[RowResult]) -> str:
-    """A table's state in a line: rows and runs done, time measured, time expected for what is missing."""
-    done = sum(result.state == "done" for result in outcome)
-    runs = {run.run.key: run for result in outcome for run in result.runs}
-    ended = [run for run in runs.values() if run.state == "done"]
-    open_runs = [run.run for run in runs.values() if run.state != "done"]
-    words = [f"{done} of {len(outcome)} rows done", f"{len(ended)} of {len(runs)} runs"]
-    if ended:
-        words.append(f"{format_hours(sum(run.seconds for run in ended) / 3600)} measured")
-    if open_runs:
-        hardware = ", ".join(dict.fromkeys(result.row.hardware for result in outcome if result.row.hardware))
-        words.append(f"{expected_time(open_runs)} to go" + (f" on {hardware}" if hardware else ""))
-    failed = sum(run.state == "failed" for run in runs.values())
-    return ", ".join(words) + (f", {failed} failed" if failed else "")
-
-
-def format_hours(hours: float) -> str:
-    """A time as a person says it: `45 s`, `12 min`, `7.5 h`, `1,200 h`."""
-    if hours < 1.5 / 60:
-        return f"{3600 * hours:.0f} s"
-    if hours < 1.5:
-        return f"{60 * hours:.0f} min"
-    return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h"
-
-
-def expected_time(runs: Iterable[Run]) -> str:
-    """The declared hours of runs together, our estimates, and how many runs declare none."""
-    runs = list(runs)
-    known = [run.hours for run in runs if run.hours is not None]
-    text = format_hours(sum(known)) if known else ""
-    if len(known) == len(runs):
-        return text
-    return "unknown" if not known else f"{text} and {len(runs) - len(known)} runs of unknown length"
 
 
 @dataclass(frozen=True)
@@ -170,9 +100,7 @@ def plan_runs(
             raise UserError(f"--only-run {key}: no such run (--dry-run lists them)")
     plan: dict[str, PlannedRun] = {}
     for table, row, run in everything:
-        if rows is not None and row.name not in rows and row.slug not in rows:
-            continue
-        if keys is not None and run.key not in keys:
+        if (rows is not None and not {row.name, row.slug} & set(rows)) or (keys is not None and run.key not in keys):
             continue
         if run.key in plan:  # of the rows that share it, the one that wants most heatmaps
             first = plan[run.key]
@@ -196,3 +124,22 @@ def describe_plan(plan: list[PlannedRun], jobs: int = 1) -> str:
     if jobs > 1 and known:
         total.append(f"about {format_hours(known / jobs)} with {jobs} side by side")
     return "\n".join([*lines, ", ".join(total)])
+
+
+def format_hours(hours: float) -> str:
+    """A time as a person says it: `45 s`, `12 min`, `7.5 h`, `1,200 h`."""
+    if hours < 1.5 / 60:
+        return f"{3600 * hours:.0f} s"
+    if hours < 1.5:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h"
+
+
+def expected_time(runs: Iterable[Run]) -> str:
+    """The declared hours of runs together, our estimates, and how many runs declare none."""
+    runs = list(runs)
+    known = [run.hours for run in runs if run.hours is not None]
+    text = format_hours(sum(known)) if known else ""
+    if len(known) == len(runs):
+        return text
+    return "unknown" if not known else f"{text} and {len(runs) - len(known)} runs of unknown length"

@@ -6,7 +6,7 @@ Changed parameters are another run, so no result is ever out of date or overwrit
     declared.json     the parameters it was begun with
     experiment/       the experiment folder
     *.ipynb           the executed notebooks
-    resamples.npy     every metric on resampled test images (`evidence.resample_metrics`)
+    resamples.npy     every metric on resampled test images (`intervals.resample_metrics`)
     cost.json         of a cost run, in place of the experiment and its resamples
     run.json          written last: the same parameters, metrics, seconds, provenance. With it, the run is done.
     failed.json       instead: which notebook failed, and why
@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,64 @@ from ..base.settings import TrainSettings
 from ..evaluation.intervals import COLUMNS, resample_metrics
 from ..evaluation.result_files import read_scores
 from .declaration import COST_PARAMETERS, Run
-from .formats import COST_COLUMNS
-from .judge import RunResult
 from .notebooks import NotebookFailed, notebook_parameters, run_notebook
 
-PREPARE, TRAIN, EVALUATE, VISUALIZE, COST, REPORT = (
+NOTEBOOKS = PREPARE, TRAIN, EVALUATE, VISUALIZE, COST, REPORT, START = (
     "01_prepare_datasets", "03_train", "04_evaluate", "05_visualize_heatmaps", "12_cost", "20_reproduce_tables",
+    "21_all_tables",
 )  # fmt: skip
-"""The notebooks that tables are made of."""
+"""The notebooks that tables and their report are made of."""
 
 RECORDED = ("torch", "torchvision", "timm", "numpy", "pillow", "papermill")
 """Packages whose versions are recorded with a run."""
+
+
+COST_COLUMNS = {
+    "parameters": ("parameters, M", 1e-6, 1),
+    "backbone_parameters": ("backbone, M", 1e-6, 1),
+    "head_parameters": ("head, M", 1e-6, 1),
+    "gflops": ("GFLOPs an image", 1, 2),
+    "gflops_literal": ("GFLOPs, literal formulas", 1, 2),
+    "inference_images_per_second": ("inference, images/s", 1, 1),
+    "training_images_per_second": ("training, images/s", 1, 1),
+    "inference_memory": ("inference memory, MB", 1e-6, 0),
+    "training_memory": ("training memory, MB", 1e-6, 0),
+}
+"""What a cost run measures, in the order of a cost table: header with unit, factor to that unit, decimals."""
+
+METRICS: dict[str, tuple[str, ...]] = {"accuracy": COLUMNS, "cost": tuple(COST_COLUMNS)}
+"""What a run of each kind measures, in the order of the table's columns."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the disk says of a run. state: done, failed, interrupted or not run.
+
+    metrics: fractions, or what `COST_COLUMNS` names, in base units. labels: AP of each label. resamples: (R, 13), each
+    metric on the same resampled test images. about: the content of run.json.
+    """
+
+    run: Run
+    state: str
+    folder: Path | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, float] = field(default_factory=dict)
+    resamples: np.ndarray | None = None
+    error: str = ""
+    seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def notebooks(self) -> list[Path]:
+        """The executed notebooks, in order."""
+        return sorted(self.folder.glob("[0-9]*.ipynb"))
+
+    @property
+    def files(self) -> list[Path]:
+        """The small files that say its numbers, as far as they are there."""
+        of_experiment = ("result.json", "history.csv", "config.yaml", "localisation.json")
+        named = ("run.json", "cost.json", *(f"experiment/{name}" for name in of_experiment))
+        return [path for name in named if (path := self.folder / name).exists()]
 
 
 def run_folder(run: Run, results: Path) -> Path:
@@ -103,7 +151,7 @@ def read_resamples(folder: Path) -> np.ndarray | None:
 
 
 def resample_experiment(experiment: Path) -> np.ndarray:
-    """`evidence.resample_metrics` of an evaluated experiment, under the rules of its result.json."""
+    """`intervals.resample_metrics` of an evaluated experiment, under the rules of its result.json."""
     said = read_json(experiment / "result.json") or {}
     rules = {name: said[name] for name in ("threshold", "topk", "never_predicted") if name in said}
     return resample_metrics(*read_scores(experiment), **rules)
@@ -118,13 +166,15 @@ def execute_run(
     problem: str | None = None,
     progress: bool = True,
     environment: Mapping[str, str] | None = None,
+    machine: Mapping[str, Any] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
     """Bring one run to run.json or failed.json, going on from its last checkpoint where it was interrupted.
 
     label: what the user knows it by. force: run it again where it is done; what it had gets another name. problem: why
-    it cannot run. environment: variables for its kernels. stop: set when the user has interrupted, so that the error of
-    an interrupted notebook is no failure. A run that another process is at is left to it, with a line that says so.
+    it cannot run. environment: variables for its kernels. machine: values of `MachineSettings` by name. stop: set when
+    the user has interrupted, so that the error of an interrupted notebook is no failure. A run that another process is
+    at is left to it, with a line that says so.
     """
     folder = run_folder(run, results)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,59 +184,71 @@ def execute_run(
         except UserError as error:
             say(f"{label}: skipped: {error}")
             return
-        state = read_run(run, results).state  # another process may have ended it since it was planned
-        if state == "done" and not force:
-            return
-        if state == "done":
+        if read_run(run, results).state == "done":  # another process may have ended it since it was planned
+            if not force:
+                return
             move_aside(folder)
             folder.mkdir()
             stack.enter_context(folder_lock(folder, "reproduce"))
-        _execute(run, folder, label, problem, progress, environment, stop or threading.Event())
+        begun, started = time.monotonic(), now()
+        spent_before = _training_seconds(folder / "experiment")  # of a run that was interrupted and goes on
+        for name in ("failed.json", "run.json"):
+            if (folder / name).exists():
+                os.replace(folder / name, folder / f"previous_{name}")
+        write_json(folder / "declared.json", {"kind": run.kind, "parameters": run.parameters})
+        try:
+            if problem:
+                raise NotebookFailed(problem)
+            steps = _run_notebooks(run, folder, label, progress, environment, machine or {})
+            found = _read_result(run, folder)
+        except NotebookFailed as failure:
+            if stop is not None and stop.is_set():  # not the notebook's fault: the run goes on another time
+                return
+            said = {"parameters": run.parameters, "error": str(failure), "started": started}
+            write_json(folder / "failed.json", said)
+            say(f"{label}: failed: {failure}")
+            return
+        seconds = spent_before + time.monotonic() - begun
+        write_json(folder / "run.json", _describe_run(run, folder, found, started, seconds, steps))
+        value = "measured" if run.kind == "cost" else f"mAP {100 * found['metrics']['mAP']:.1f}"
+        say(f"{label}: {value} in {seconds:.0f} s")
 
 
-def _execute(
+def _run_notebooks(
     run: Run,
     folder: Path,
     label: str,
-    problem: str | None,
     progress: bool,
     environment: Mapping[str, str] | None,
-    stop: threading.Event,
-) -> None:
-    experiment = folder / "experiment"
-    begun, started = time.monotonic(), now()
-    spent_before = _training_seconds(experiment)  # of a run that was interrupted and goes on
-    for name in ("failed.json", "run.json"):
-        if (folder / name).exists():
-            os.replace(folder / name, folder / f"previous_{name}")
-    write_json(folder / "declared.json", {"kind": run.kind, "parameters": run.parameters})
-    steps = notebook_steps(run, folder)
-    try:
-        if problem:
-            raise NotebookFailed(problem)
-        for notebook, parameters in steps:
-            run_notebook(
-                notebook, folder / f"{notebook}.ipynb", parameters, label=f"{label}: {notebook}", progress=progress,
-                history=experiment / "history.csv" if notebook == TRAIN else None,
-                epochs=run.parameters.get("epochs", TrainSettings.epochs), environment=environment,
-            )  # fmt: skip
-        found = _read_result(run, folder)
-    except NotebookFailed as failure:
-        if stop.is_set():  # not the notebook's fault: the run goes on another time
-            return
-        write_json(folder / "failed.json", {"parameters": run.parameters, "error": str(failure), "started": started})
-        say(f"{label}: failed: {failure}")
-        return
+    machine: Mapping[str, Any],
+) -> list[str]:
+    """Execute the notebooks that make a run, and return their names."""
+    steps = notebook_steps(run, folder, machine)
+    for notebook, parameters in steps:
+        run_notebook(
+            notebook,
+            folder / f"{notebook}.ipynb",
+            parameters,
+            label=f"{label}: {notebook}",
+            progress=progress,
+            history=folder / "experiment" / "history.csv" if notebook == TRAIN else None,
+            epochs=run.parameters.get("epochs", TrainSettings.epochs),
+            environment=environment,
+        )
+    return [notebook for notebook, _ in steps]
+
+
+def _describe_run(
+    run: Run, folder: Path, found: dict[str, Any], started: str, seconds: float, notebooks: list[str]
+) -> dict[str, Any]:
+    """The content of run.json."""
     code = code_version()
-    about = {
+    return {
         "run": folder.name, "kind": run.kind, "key": run.key, "parameters": run.parameters, "seed": run.seed, **found,
-        "started": started, "ended": now(), "seconds": spent_before + time.monotonic() - begun,
-        "code_version": code, "clean": None if code == "unknown" else not code.endswith("+changes"),
-        "versions": package_versions(RECORDED), "notebooks": [f"{notebook}.ipynb" for notebook, _ in steps],
+        "started": started, "ended": now(), "seconds": seconds, "code_version": code,
+        "clean": None if code == "unknown" else not code.endswith("+changes"),
+        "versions": package_versions(RECORDED), "notebooks": [f"{notebook}.ipynb" for notebook in notebooks],
     }  # fmt: skip
-    write_json(folder / "run.json", about)
-    value = "measured" if run.kind == "cost" else f"mAP {100 * found['metrics']['mAP']:.1f}"
-    say(f"{label}: {value} in {about['seconds']:.0f} s")
 
 
 def _read_result(run: Run, folder: Path) -> dict[str, Any]:
@@ -212,19 +274,32 @@ def _training_seconds(experiment: Path) -> float:
         return 0.0
 
 
-def notebook_steps(run: Run, folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The notebooks that make a run, in order, each with its parameters."""
+def notebook_steps(
+    run: Run, folder: Path, machine: Mapping[str, Any] | None = None
+) -> list[tuple[str, dict[str, Any]]]:
+    """The notebooks that make a run, in order, each with its parameters. machine: see `execute_run`."""
+    machine = machine or {}
     if run.kind == "cost":
-        return [(COST, split_parameters(run.parameters, COST) | {"out": str((folder / "cost.json").resolve())})]
+        out = str((folder / "cost.json").resolve())
+        return [(COST, split_parameters(run.parameters, COST) | machine_parameters(COST, machine) | {"out": out})]
     experiment = (folder / "experiment").resolve()
-    resume = (experiment / "checkpoints" / "last.pth").exists()
+    given = {"exp_dir": str(experiment), "resume": (experiment / "checkpoints" / "last.pth").exists()}
     steps = [
-        (TRAIN, split_parameters(run.parameters, TRAIN) | {"exp_dir": str(experiment), "resume": resume}),
-        (EVALUATE, {"exp_dir": str(experiment)}),
+        (TRAIN, split_parameters(run.parameters, TRAIN) | machine_parameters(TRAIN, machine) | given),
+        (EVALUATE, {"exp_dir": str(experiment)} | machine_parameters(EVALUATE, machine)),
     ]
     if run.heatmaps and run.parameters.get("branches") != "patch":  # that branch aligns no label with patches
-        steps.append((VISUALIZE, {"exp_dir": str(experiment), "limit": run.heatmaps}))
+        given = {"exp_dir": str(experiment), "limit": run.heatmaps}
+        steps.append((VISUALIZE, given | machine_parameters(VISUALIZE, machine)))
     return steps
+
+
+def machine_parameters(notebook: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What a notebook takes of the machine's settings: all in its parameter `machine`, else those that it names."""
+    known = notebook_parameters(notebook)
+    if "machine" in known:
+        return {"machine": dict(machine)}
+    return {name: value for name, value in machine.items() if name in known}
 
 
 def split_parameters(parameters: dict[str, Any], notebook: str = TRAIN) -> dict[str, Any]:

@@ -15,10 +15,9 @@ from ..evaluation.intervals import COLUMNS
 from ..evaluation.metrics import evaluate_scores
 from ..evaluation.result_files import read_scores
 from .declaration import Table
-from .formats import COST_COLUMNS
-from .judge import RowResult, RunResult
-from .plan import table_results
-from .run import read_json, read_resamples, resample_experiment
+from .judge import RowResult
+from .results import collect_runs
+from .run import METRICS, RunResult, read_json, read_resamples, resample_experiment
 
 TOLERANCE = 1e-9
 """Numbers are equal within it: sums may be taken in another order on another machine."""
@@ -31,7 +30,7 @@ def verify_table(table: Table, results: Path) -> tuple[str, list[str]]:
     resampling them again; table.csv and table.json against the runs. A cost cannot be derived again: its run.json and
     the table are held against cost.json.
     """
-    outcome = table_results(table, results)
+    outcome = collect_runs(table, results).rows
     runs = {run.run.key: run for result in outcome for run in result.done}
     differences = [line for run in runs.values() for line in _verify_run(run)]
     folder = results / table.name
@@ -46,7 +45,7 @@ def _verify_run(run: RunResult) -> Iterator[str]:
     name = run.folder.name
     if run.run.kind == "cost":
         said = read_json(run.folder / "cost.json") or {}
-        yield from _differences(f"{name}: run.json", run.metrics, said, COST_COLUMNS)
+        yield from _differences(f"{name}: run.json", run.metrics, said, METRICS["cost"])
         return
     experiment = run.folder / "experiment"
     said = read_json(experiment / "result.json") or {}

@@ -29,7 +29,7 @@ def test_a_machine_file(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"machine\.toml.*{message}"):
             read_machine(path)
-    with pytest.raises(UserError, match="the machine file .*none.toml cannot be read"):
+    with pytest.raises(UserError, match=r"the machine file .*none\.toml cannot be read"):
         read_machine(tmp_path / "none.toml")
 
 

@@ -12,18 +12,22 @@ import threading
 import time
 from html.parser import HTMLParser
 
+import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from sgre_lib import UserError, evaluate_scores, reproduce
 from sgre_lib.base.files import write_json
+from sgre_lib.base.settings import make_machine
 from sgre_lib.commands import main
+from sgre_lib.tables import report as report_module
 from sgre_lib.tables import reproduce as reproduction_module
 from sgre_lib.tables import run as module
 from sgre_lib.tables.declaration import read_table
 from sgre_lib.tables.notebooks import NotebookFailed, run_notebook
-from sgre_lib.tables.plan import describe_plan, list_tables, plan_runs, table_results
+from sgre_lib.tables.plan import describe_plan, plan_runs
+from sgre_lib.tables.results import collect_runs, list_tables
 from sgre_lib.tables.run import COST, EVALUATE, PREPARE, REPORT, TRAIN, run_folder
 from sgre_lib.tables.slurm import write_slurm
 from sgre_lib.tables.verify import verify_table
@@ -127,6 +131,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(module, "run_notebook", run_fake)
     monkeypatch.setattr(reproduction_module, "run_notebook", run_fake)
+    monkeypatch.setattr(report_module, "run_notebook", run_fake)
     return calls, failing
 
 
@@ -153,7 +158,7 @@ def trained(calls) -> list[str]:
 
 
 def outcome(table, tmp_path, **options):
-    return table_results(read_table(table, **options), tmp_path / "results")
+    return collect_runs(read_table(table, **options), tmp_path / "results").rows
 
 
 def folder_of(table, tmp_path, number=0):
@@ -343,6 +348,39 @@ def test_side_by_side_each_has_its_share_of_the_machine(tmp_path, fake, monkeypa
         run(table, tmp_path, jobs=3)
 
 
+def test_the_machine_is_said_to_the_notebooks_and_is_in_no_key(tmp_path, fake, monkeypatch):
+    calls, _ = fake
+    table = write(tmp_path / "t.toml", tmp_path, bad="lamda = 0.2")
+    file = tmp_path / "machine.toml"
+    file.write_text('device = "cpu"\nnum_workers = 3\ncache = "memory"\n')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "notebooks").mkdir()  # results are kept here
+    main(["reproduce", str(table), "--machine", str(file), "--num-workers", "0", "--only", "good"])
+    parameters = {notebook: parameters for _, notebook, parameters, _ in calls}
+    assert parameters[TRAIN]["machine"] == {"device": "cpu", "num_workers": 0, "cache": "memory"}  # options win
+    assert "machine" not in parameters[TRAIN]["more_settings"]
+    calls.clear()
+    results = tmp_path / "experiments" / "results"
+    reproduce(table, results=results, only=["good"], report=False, machine=make_machine(processes=4), progress=False)
+    assert calls == []  # done, whatever computed it
+    assert main(["reproduce", str(table), "--machine", str(tmp_path / "none.toml")]) == 2
+    assert main(["reproduce", str(table), "--num-workers", "-7"]) == 2
+
+
+def test_runs_of_several_processes_have_as_many_gpus_each(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    places = reproduction_module.share_machine(2, make_machine(processes=2))
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["0,1", "2,3"]
+    with pytest.raises(UserError, match="--jobs 3 is more than the 5 GPUs allow: each run takes 2"):
+        reproduction_module.share_machine(3, make_machine(processes=2))
+    on_cpu = reproduction_module.share_machine(3, make_machine(device="cpu"))
+    assert not any("CUDA_VISIBLE_DEVICES" in place for place in on_cpu)
+
+
 def test_data_that_cannot_be_prepared_fails_its_rows_only(tmp_path, fake):
     _, failing = fake
     table = write(tmp_path / "t.toml", "voc2012", bad=f'data = "{tmp_path}"')
@@ -369,19 +407,20 @@ def test_a_published_value_typed_in_later_reaches_the_report(tmp_path, fake, mon
     table = write(tmp_path / "t.toml", tmp_path, bad="lamda = 0.2")
     made = []
 
-    def make_report(declared, root, seeds):
-        made.append(declared.rows[0].published)
-        (root / declared.name / "report.html").write_text("x")
+    def run_notebook(notebook, output, parameters, **_):
+        made.append(read_table(parameters["table"], parameters["scale"]).rows[0].published)
+        nbformat.write(nbformat.v4.new_notebook(), output)
 
-    monkeypatch.setattr(reproduction_module, "make_report", make_report)
+    monkeypatch.setattr(report_module, "run_notebook", run_notebook)
     for _ in range(2):
         reproduce(table, results=tmp_path / "results", progress=False)
     assert len(made) == 1
     text = table.read_text().replace('name = "good"', 'name = "good"\npublished = { mAP = 0.9 }\nsource = "the paper"')
     table.write_text(text)
-    os.utime(table, (time.time() + 5,) * 2)
+    before = (tmp_path / "results" / "t" / "report.html").stat().st_mtime_ns
     reproduce(table, results=tmp_path / "results", progress=False)
     assert made[1] == {"mAP": 0.9}
+    assert (tmp_path / "results" / "t" / "report.html").stat().st_mtime_ns > before
 
 
 def test_a_tables_json_leads_to_every_run(tmp_path, fake):
@@ -459,6 +498,11 @@ def test_slurm_script_runs_one_run_a_task(tmp_path, fake, monkeypatch):
     assert "#SBATCH --array=0-1%4" in text
     assert "#SBATCH --time=6:00:00" in text
     assert f"sgre reproduce {table} --scale paper" in text.splitlines()[-1]
+    assert "#SBATCH --gpus-per-task=1" in text
+    several = write_slurm(plan, tmp_path / "several.sh", machine=make_machine(processes=4, num_workers=5)).read_text()
+    assert "#SBATCH --gpus-per-task=4" in several
+    assert "#SBATCH --cpus-per-task=24" in several  # a process and its five loaders, four times
+    assert several.split("--only-run")[1].splitlines()[0] == ' "$key" --processes 4 --num-workers 5'
     (tmp_path / "sgre").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')  # says what it was called with
     (tmp_path / "sgre").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "1"}

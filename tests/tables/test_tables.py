@@ -6,16 +6,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from sgre_lib import UserError
+from sgre_lib import UserError, read_results
 from sgre_lib.evaluation.intervals import COLUMNS
 from sgre_lib.tables.declaration import Run, read_table, table_scales
-from sgre_lib.tables.formats import format_choices, format_csv, format_html, format_markdown
-from sgre_lib.tables.judge import RowResult, RunResult, format_metric, judge_claims, judge_row
+from sgre_lib.tables.formats import describe_choices, format_csv, format_html, format_markdown, result_cells
+from sgre_lib.tables.judge import RowResult, format_metric, judge_row
+from sgre_lib.tables.results import VALUE_COLUMNS, TableResult
+from sgre_lib.tables.run import RunResult
 
 TEXT = """
 title = "T"
@@ -131,7 +134,7 @@ def test_seeds_hours_and_choices(write):
     assert [row.seeds for row in table.rows] == [(0, 1), (5,)]
     assert [run.hours for row in table.rows for run in row.runs] == [7, 7, 2]
     assert table.rows[1].hardware == "one GPU"
-    assert format_choices(results(table)) == ["ours, not published, in A & B, plain: lr = 9e-05"]
+    assert describe_choices(found(table)) == ["ours, not published, in A & B, plain: lr = 9e-05"]
     mini = read_table(write(text), "mini")
     assert [row.hours for row in mini.rows] == [0.1, 0.1]
     assert mini.rows[1].hardware == ""  # the GPU is what the paper's rows need
@@ -161,6 +164,14 @@ def test_a_cost_row_needs_no_data(write):
 # --- Results -----------------------------------------------------------------------------------------------------
 
 
+NOWHERE = Path("results")
+
+
+def found(table, *values, folder=None, **options) -> TableResult:
+    """The table with `results`."""
+    return TableResult(table, results(table, *values, folder=folder, **options), folder or NOWHERE)
+
+
 def results(table, first=None, second=None, folder=None, error=0.001):
     """Rows with the mAP of each seed (a number: of one). folder: store targets and resamples that scatter by error."""
     made = []
@@ -169,7 +180,7 @@ def results(table, first=None, second=None, folder=None, error=0.001):
         runs = []
         for seed, one in enumerate(values):
             run = Run("accuracy", row.parameters | {"seed": seed}, row.slug)
-            place = folder / f"{number}-{seed}" if folder else None
+            place = (folder or NOWHERE) / f"{number}-{seed}"
             if folder:
                 (place / "experiment").mkdir(parents=True)
                 np.save(place / "experiment" / "targets.npy", np.eye(4))
@@ -199,22 +210,22 @@ def test_claims_go_as_far_as_the_evidence(write, tmp_path):
     table = read_table(write(TEXT))
 
     def claim(name, *values, **options):
-        return judge_claims(table, results(table, *values, folder=tmp_path / name, **options))[0]
+        return found(table, *values, folder=tmp_path / name, **options).claims.iloc[0]
 
     assert claim("clear", 0.9, 0.8).verdict == "holds"
     assert claim("other", 0.8, 0.9).verdict == "does not hold"
     unsure = claim("unsure", 0.81, 0.8, error=0.02)
     assert unsure.verdict == "not decided"
-    assert unsure.evidence["low"] < 0 < unsure.evidence["high"]
+    assert unsure.low < 0 < unsure.high
     assert "cannot be told from" in unsure.sentence
     assert "+1.0 points, 95 % interval" in unsure.sentence
     # Seeds that disagree take away what the images alone would show.
     assert claim("seeds", [0.9, 0.8, 0.85], 0.84).verdict == "not decided"
     assert claim("half", 0.9).verdict == "not measured"
-    assert judge_claims(table, results(table, 0.9, 0.8))[0].verdict == "not decided"  # no scores are stored
-    apart = results(table, 0.9, 0.8, folder=tmp_path / "apart")
+    assert found(table, 0.9, 0.8).claims.verdict[0] == "not decided"  # no scores are stored
+    apart = found(table, 0.9, 0.8, folder=tmp_path / "apart")
     np.save(tmp_path / "apart" / "1-0" / "experiment" / "targets.npy", np.ones((4, 4)))
-    assert "no scores of the same test images" in judge_claims(table, apart)[0].sentence
+    assert "no scores of the same test images" in apart.claims.sentence[0]
 
 
 def test_no_more_digits_than_the_evidence_has(write, tmp_path):
@@ -234,21 +245,64 @@ def test_no_more_digits_than_the_evidence_has(write, tmp_path):
 
 def test_the_table_in_three_formats(write):
     table = read_table(write(TEXT))
-    outcome = results(table, 0.895, 0.6)
+    outcome = found(table, 0.895, 0.6)
     rows = list(csv.DictReader(io.StringIO(format_csv(outcome))))
     assert float(rows[0]["mAP_gap"]) == pytest.approx(-0.005)
     assert rows[1]["mAP_published"] == ""
-    text = format_markdown(table, outcome)
+    text = format_markdown(outcome)
     assert "| A & B | 90.0 | 89.5 | -0.5 | mAP reproduced" in text
     assert "| plain | not on file | 60.0 | - | mAP reaches 50.0 |" in text
     assert "| ML-GCN; source: ML-GCN README | 83.0 |" in text
-    html = format_html(table, outcome)
+    html = format_html(outcome)
     assert '<th scope="row">A &amp; B</th>' in html
     assert html.count("<tr>") == 3 + 4
 
 
+def test_what_says_nothing_in_a_table_is_left_out(write, tmp_path):
+    """Published values are no column where nothing is published; differences are one where they can be computed."""
+    mini = read_table(write(TEXT), "mini")
+    header, lines = result_cells(found(mini, 0.93, 0.9, folder=tmp_path / "a"))
+    assert header == ["method", "mAP", "A & B is better by (95 % interval)"]
+    assert lines[1][:2] == ["plain", "90.0"]
+    assert lines[1][2].startswith("+3.0 (+2.")
+    assert result_cells(found(mini, 0.93))[0] == ["method", "mAP"]  # nothing to compare
+    paper = result_cells(found(read_table(write(TEXT)), 0.93, 0.9))
+    assert paper[0] == ["method", "mAP published", "mAP ours", "gap", "verdict"]
+    text = TEXT.replace('than = "plain"', 'than = "plain"').replace('better = "A & B"', 'better = "plain"')
+    text = text.replace('than = "plain"', 'than = "A & B"')
+    assert found(read_table(write(text)), 0.9, 0.8).reference.row.name == "plain"  # what claims call better
+
+
+def test_results_as_data(write, tmp_path):
+    table = read_table(write(TEXT))
+    outcome = found(table, [0.90, 0.92], 0.85, folder=tmp_path / "runs")
+    values = outcome.values
+    assert list(values.columns) == list(VALUE_COLUMNS)
+    assert list(values.row) == ["A & B"] * len(COLUMNS) + ["plain"] * len(COLUMNS)
+    first = values.iloc[0]
+    assert (first.metric, first.state, first.seeds, first.link) == ("mAP", "done", 2, "0-0")
+    assert (first.value, first.gap) == (pytest.approx(0.91), pytest.approx(0.01))
+    assert first.deviation == pytest.approx(np.std([0.90, 0.92], ddof=1))
+    assert first.low < 0.91 < first.high
+    assert values[values.row == "plain"].published.isna().all()
+    assert list(outcome.runs.seed) == [0, 1, 0]
+    assert outcome.labels.loc["cat"].tolist() == [pytest.approx(0.91), 0.85]
+    (difference,) = outcome.differences().itertuples()
+    assert (difference.better, difference.than, difference.verdict) == ("A & B", "plain", "holds")
+    assert difference.low < difference.difference < difference.high
+    assert outcome.claims.verdict.tolist() == ["holds"]
+
+
+def test_read_results_finds_a_table_by_name(tmp_path):
+    frame = read_results("mini", results=tmp_path)
+    assert frame.state.unique().tolist() == ["not run"]
+    assert frame.value.isna().all()
+    assert frame.link.isna().all()
+    assert set(read_results("cost", scale="mini", results=tmp_path).metric) >= {"gflops", "parameters"}
+
+
 def test_seeds_in_csv_are_at_full_precision(write):
-    row = next(csv.DictReader(io.StringIO(format_csv(results(read_table(write(TEXT)), [0.1, 0.2], 0.3)))))
+    row = next(csv.DictReader(io.StringIO(format_csv(found(read_table(write(TEXT)), [0.1, 0.2], 0.3)))))
     assert float(row["mAP"]) == pytest.approx(0.15, abs=1e-15)
     assert float(row["mAP_std"]) == pytest.approx(np.std([0.1, 0.2], ddof=1), abs=1e-15)
     assert row["seeds"] == "0 1"
@@ -258,20 +312,22 @@ def test_groups_and_labels(write):
     text = TEXT.replace('name = "plain"', 'name = "plain"\ngroup = "the rest"')
     text = text.replace("values = { mAP = 0.83 }", "values = { mAP = 0.83 }\nlabels = { cat = 0.5 }")
     table = read_table(write(text))
-    markdown = format_markdown(table, results(table, 0.9, 0.8))
+    markdown = format_markdown(found(table, 0.9, 0.8))
     assert markdown.index("| A & B |") < markdown.index("| **the rest** |") < markdown.index("| plain |")
     assert "| cat | 90.0 | 80.0 | 50.0 |" in markdown
-    assert '<th scope="rowgroup">the rest</th>' in format_html(table, results(table, 0.9, 0.8))
+    assert '<th scope="rowgroup">the rest</th>' in format_html(found(table, 0.9, 0.8))
 
 
 def test_cost_tables_have_cost_columns(write):
     table = read_table(write('kind = "cost"\n[[rows]]\nname = "r"\n'))
     run = table.rows[0].runs[0]
-    done = RunResult(run, "done", metrics={"parameters": 105.75e6, "gflops": 83.8}, about={"device": "cpu"})
-    markdown = format_markdown(table, [RowResult(table.rows[0], [done])])
+    metrics = {"parameters": 105.75e6, "gflops": 83.8}
+    done = RunResult(run, "done", NOWHERE / "run", metrics=metrics, about={"device": "cpu"})
+    outcome = TableResult(table, [RowResult(table.rows[0], [done])], NOWHERE)
+    markdown = format_markdown(outcome)
     assert "| r | 105.8 | - | - | 83.80 |" in markdown
     assert "mAP" not in markdown
-    assert "parameters" in format_csv([RowResult(table.rows[0], [done])]).splitlines()[0]
+    assert "parameters" in format_csv(outcome).splitlines()[0]
 
 
 # --- Our own tables ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Protects the report site: every number leads to its run, all links and pictures are inside, nothing needs a network."""
+"""Protects the report: every number leads to its run, all links and pictures are inside, nothing needs a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import nbformat
 import numpy as np
@@ -20,14 +20,14 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import run_sgre
 
-from sgre_lib import UserError
+from sgre_lib import UserError, build_report
 from sgre_lib.base.files import write_json
 from sgre_lib.evaluation.intervals import COLUMNS, resample_metrics
 from sgre_lib.figures import draw_history, save_figure
 from sgre_lib.tables.declaration import Row, Run, read_table
-from sgre_lib.tables.judge import RowResult, RunResult
-from sgre_lib.tables.pages import LOCALISATION, find_gflops
-from sgre_lib.tables.site import build_site
+from sgre_lib.tables.judge import RowResult
+from sgre_lib.tables.presentation import LOCALISATION, find_gflops
+from sgre_lib.tables.run import RunResult
 from sgre_lib.training.history import write_history
 
 ODD = 'Größe <b>50 %</b> & "q" $x_$'
@@ -117,15 +117,16 @@ def make_run(run, results: Path, quality: float | None) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The site's folder, the table's file, and the results that it was made from."""
+    """The report's folder, the table's file, and the results that it was made from."""
     root = tmp_path_factory.mktemp("report ü %41")
-    path, results, out = root / "odd täble.toml", root / "results", root / "site of ü"
+    path, results, out = root / "odd täble.toml", root / "results", root / "report of ü"
     path.write_text(TABLE, encoding="utf-8")
     odd, plain, broken, _ = read_table(path, "mini").rows
     for row, quality in ((odd, 0.9), (plain, 0.3), (broken, None)):
         for run in row.runs:
             make_run(run, results, quality)
-    build_site(out, tables=path, results=results, progress=False)
+    (results / "runs" / broken.runs[0].name / "04_evaluate.ipynb").write_text('{"half', encoding="utf-8")
+    build_report(out, tables=path, results=results, progress=False)
     return out, path, results
 
 
@@ -137,7 +138,7 @@ def pages(made) -> dict[Path, BeautifulSoup]:
 
 
 def test_links_resolve_and_nothing_comes_from_elsewhere(made, pages):
-    assert len(pages) == 1 + 1 + 4 + 4  # start, table, runs that have begun, their notebooks
+    assert len(pages) == 1 + 1 + 4  # start, table, notebooks of the runs that have begun, but the half one
     for page, soup in pages.items():
         assert not soup.find_all(["script", "iframe", "object", "embed"])
         for tag in soup.find_all(["a", "img", "link"]):
@@ -168,23 +169,38 @@ def test_every_page_can_be_read_aloud(pages):
         for image in soup.find_all("img"):
             assert len(image["alt"]) > 20
             assert image["width"].isdigit()
-            assert image["height"].isdigit()
+            assert image["src"].startswith("data:")  # nothing moves when it is loaded
+
+
+def table_of(made, pages) -> tuple[Path, BeautifulSoup]:
+    page = made[0] / "tables" / "odd täble.html"
+    return page, pages[page]
+
+
+def find_table(soup: BeautifulSoup, caption: str):
+    return next(table for table in soup.find_all("table") if caption in table.caption.text)
 
 
 def test_every_number_of_ours_leads_to_its_run_and_notebook(made, pages):
-    page = made[0] / "tables" / "odd-t-ble.html"
-    soup = pages[page]
-    metrics = next(table for table in soup.find_all("table") if "All metrics" in table.caption.text)
-    lines = {line.th.get_text(): line for line in metrics.tbody.parent.find_all("tr") if line.td}
+    page, soup = table_of(made, pages)
+    metrics = find_table(soup, "All metrics")
+    lines = {line.th.get_text(): line for line in metrics.find_all("tr") if line.td}
     addresses = {cell.a["href"] for cell in lines["plain"].find_all("td")}
     assert len(addresses) == 1
-    run = pages[(page.parent / addresses.pop()).resolve()]
-    assert run.find("a", href="03_train.html")
-    assert "gap" in run.get_text()
+    run = (page.parent / addresses.pop()).resolve()
+    assert "trained 0" in pages[run].get_text()
+    trail = [link["href"] for link in pages[run].find("nav").find_all("a")]
+    assert trail == ["../../index.html", f"../../tables/{quote('odd täble')}.html#runs-plain"]
     seeds = {cell.a["href"] for cell in lines[ODD].find_all("td")}  # several seeds: the list of its runs
-    assert [link.get_text() for link in soup.find(id=seeds.pop()[1:]).select("th a")] == ["seed 0", "seed 1"]
+    heading = soup.find(id=seeds.pop()[1:]).find_parent("tr")
+    shown = [line.th.get_text() for line in heading.find_next_siblings("tr")[:2]]
+    assert shown == ["seed 0", "seed 1"]
+    assert all(line.a["href"].startswith("../runs/") for line in heading.find_next_siblings("tr")[:2])
     assert not lines["later"].find("a")
-    assert "90.0" in lines["Others <2> ; source: their report".replace(" ;", ";")].get_text()
+    assert "90.0" in lines["Others <2>; source: their report"].get_text()
+    runs = find_table(soup, "The runs behind each row")
+    names = [link.get_text() for link in runs.find_all("a")]
+    assert {"03_train", "run", "result", "history", "config", "localisation"} <= set(names)
 
 
 def test_states_and_odd_names_stand_there_as_they_are(made, pages):
@@ -192,48 +208,67 @@ def test_states_and_odd_names_stand_there_as_they_are(made, pages):
     assert "2 of 4 done, 1 failed, 1 not run" in index
     assert 'Odd <i>signs</i> & "quotes", 100 %' in index
     assert "sgre reproduce" in index
-    table = pages[made[0] / "tables" / "odd-t-ble.html"].get_text()
+    table = table_of(made, pages)[1].get_text()
     assert ODD in table
     assert "03_train: <Error> & co" in table
     assert "<script>alert(1)</script>" in table
     assert "not measured" in table
 
 
+def test_the_difference_stands_beside_rows_that_print_alike(made, pages):
+    rows = find_table(table_of(made, pages)[1], "mAP of each row")
+    header = [cell.get_text() for cell in rows.thead.find_all("th")]
+    plain = next(line for line in rows.find_all("tr") if line.th.get_text() == "plain")
+    cell = plain.find_all(["th", "td"])[header.index(f"{ODD} is better by (95 % interval)")].get_text()
+    assert re.fullmatch(r"\+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\)", cell)
+
+
+def test_no_page_says_anything_twice_or_nothing(made, pages):
+    """Parameters are shown once, and sections that a table has nothing for are left out."""
+    soup = table_of(made, pages)[1]
+    assert [one.get_text() for one in soup.find_all("summary")].count("Parameters") == 1
+    headings = [heading.get_text() for heading in soup.find_all("h2")]
+    assert {"Result", "Claims", "What the rows are", "Where every number comes from"} <= set(headings)
+    assert not {"Cost", "Which rules", "Where the labels look", "What is still to run"} & set(headings)
+
+
 def test_a_second_build_writes_nothing_and_a_change_only_its_pages(made):
     out, path, results = made
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
-    build_site(out, tables=path, results=results, progress=False)
+    build_report(out, tables=path, results=results, progress=False)
     after = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
     assert after == before
-    run = read_table(path, "mini").row("plain").runs[0]
+    run = read_table(path, "mini").rows[1].runs[0]
     about = results / "runs" / run.name / "run.json"
     content = json.loads(about.read_text(encoding="utf-8"))
     write_json(about, content | {"device": "another device"})
-    build_site(out, tables=path, results=results, progress=False)
+    build_report(out, tables=path, results=results, progress=False)
     changed = {file.relative_to(out).as_posix() for file in before if file.stat().st_mtime_ns != before[file]}
-    assert f"runs/{run.name}/index.html" in changed
-    assert "tables/odd-t-ble.html" in changed
+    assert {f"runs/{run.name}/run.json", "tables/odd täble.html"} <= changed
     assert not [name for name in changed if name.endswith("03_train.html") or "broken" in name]
+    assert "another device" in (out / "tables" / "odd täble.html").read_text(encoding="utf-8")
 
 
 def test_an_interrupted_build_leaves_the_old_page(made, monkeypatch, tmp_path):
     out, _, results = made
-    copy = tmp_path / "site"
+    copy, stored = tmp_path / "report", tmp_path / "results"
     shutil.copytree(out, copy)
+    shutil.copytree(results, stored)
     old = (copy / "index.html").read_text(encoding="utf-8")
     changed = tmp_path / "odd täble.toml"
     changed.write_text(TABLE.replace("A table", "Another"), encoding="utf-8")
 
-    def stop(*_, **__):
+    def stop(notebook, output, *_, **__):
+        output.write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sgre_lib.tables.site.format_markdown", stop)
+        patch.setattr("sgre_lib.tables.report.run_notebook", stop)
         with pytest.raises(KeyboardInterrupt):
-            build_site(copy, tables=changed, results=results, progress=False)
+            build_report(copy, tables=changed, results=stored, progress=False)
     assert (copy / "index.html").read_text(encoding="utf-8") == old
-    build_site(copy, tables=changed, results=results, progress=False)
-    assert "Another" in (copy / "tables" / "odd-t-ble.html").read_text(encoding="utf-8")
+    build_report(copy, tables=changed, results=stored, progress=False)
+    assert "Another" in (copy / "tables" / "odd täble.html").read_text(encoding="utf-8")
 
 
 def test_mistakes_are_refused_before_anything_is_written(tmp_path):
@@ -250,7 +285,7 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path):
         ({"out": out, "scale": "huge"}, "choose from"),
     ):
         with pytest.raises(UserError, match=words):
-            build_site(results=tmp_path / "none", progress=False, **options)
+            build_report(results=tmp_path / "none", progress=False, **options)
     assert not out.exists()
     assert (other / "index.html").read_text(encoding="utf-8") == "mine"
     done = run_sgre("report", "nowhere", "--out", out)
@@ -258,11 +293,11 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path):
 
 
 def test_figures_of_a_table_say_what_they_find(made, pages):
-    soup = pages[made[0] / "tables" / "odd-t-ble.html"]
-    shown = {Path(image["src"]).stem.removeprefix("odd-t-ble-"): image["alt"] for image in soup.find_all("img")}
-    assert shown.keys() == {"labels", "localisation"}  # groups of one row have nothing to compare
-    assert ODD in shown["localisation"]
-    assert "Others <2>" in shown["labels"]
+    soup = table_of(made, pages)[1]
+    sections = {image.find_previous("h2").get_text(): image["alt"] for image in soup.find_all("img")}
+    assert sections.keys() == {"Label by label", "Heatmaps measured by boxes"}  # groups of one have nothing to compare
+    assert ODD in sections["Heatmaps measured by boxes"]
+    assert "Others <2>" in sections["Label by label"]
 
 
 def test_operations_come_from_a_cost_run_of_the_same_model():
@@ -278,8 +313,8 @@ def test_operations_come_from_a_cost_run_of_the_same_model():
 
 
 def test_without_any_run_the_report_says_so(tmp_path):
-    index = build_site(tmp_path / "out", tables="voc2007", results=tmp_path / "none", progress=False)
-    said = BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").get_text()
+    index = build_report(tmp_path / "out", tables="voc2007", results=tmp_path / "none", progress=False)
+    said = " ".join(BeautifulSoup(index.read_text(encoding="utf-8"), "html.parser").get_text().split())
     assert "Paper scale" in said
     assert "Mini scale" in said
     assert "published value not on file" in said

@@ -1,0 +1,176 @@
+"""The report: notebook 20 executed for each table, notebook 21 for all, and an offline folder of them and of every run.
+
+    index.html                  all tables, both scales apart: notebook 21
+    tables/<table>.html         a table: notebook 20; with <table>.csv and .md
+    runs/<run>/<notebook>.html  the executed notebooks of each run that has begun, with the small files of its numbers
+
+Every number of ours in a table leads to its run's pages. A notebook is executed again only where its runs, its table
+file or the code behind it have changed; `reports.folder` makes the pages, again only where they have changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..base.errors import UserError
+from ..base.files import fingerprint, folder_lock, write_text
+from ..base.places import working_root
+from ..reports.convert import export_html
+from ..reports.folder import Page, make_folder, write_folder
+from .declaration import SCALES, Table
+from .formats import write_table
+from .notebooks import notebooks_folder, run_notebook
+from .plan import read_tables, results_folder
+from .results import TableResult, collect_runs
+from .run import REPORT, START, RunResult
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+CODE = ("tables", "figures", "reports", "evaluation")
+"""Packages whose code decides what the two notebooks show."""
+
+
+def build_report(
+    out: str | os.PathLike | None = None,
+    *,
+    tables: Iterable[str | os.PathLike] | str | os.PathLike | None = None,
+    scale: str | None = None,
+    seeds: Iterable[int] | None = None,
+    results: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the report, or bring it up to date, and return the path of its index.html.
+
+    out: a new or empty folder, or an earlier report (default experiments/report). tables: names or paths of .toml
+    files; None: all of this project. scale: `paper` or `mini` only; None: both. seeds: instead of the declared ones.
+    results: where runs are (default experiments/results). Raises UserError before anything is
+    executed.
+    """
+    folder = Path(out).expanduser() if out is not None else working_root() / "experiments" / "report"
+    root = Path(results).expanduser() if results is not None else results_folder()
+    names = None if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else list(tables)
+    chosen = list(seeds) if seeds else None
+    declared = _choose_tables(names, scale, chosen)
+    make_folder(folder)
+    pages, files, inputs, runs = [], [], [], {}
+    for table in tqdm(declared, desc="tables", unit="table", leave=False, disable=not progress):
+        found = collect_runs(table, root)
+        pages.append(Page(execute_table(found, chosen), _address(table), table.title, "hidden", [HOME]))
+        files += [(found.folder / f"table.{kind}", f"tables/{table.name}.{kind}") for kind in ("csv", "md")]
+        inputs += _inputs(found)
+        for key, run in found.runs_by_key.items():
+            if run.state != "not run":
+                runs.setdefault(key, (run, []))[1].append(found)
+    for run, users in runs.values():
+        pages += _run_pages(run, users)
+        files += [(path, f"runs/{run.folder.name}/{path.name}") for path in run.files]
+    parameters = {"tables": [str(name) for name in names or []], "scale": scale or "", "seeds": chosen or []}
+    with folder_lock(root, "report", wait=True):
+        start = _execute(START, root / f"{START}.ipynb", parameters | {"results": str(root.resolve())}, inputs)
+    return write_folder(folder, [Page(start, "index.html", code="hidden"), *pages], files, progress=progress)
+
+
+def write_report(found: TableResult, seeds: list[int] | None = None) -> Path:
+    """A table's report as one HTML file, report.html, made again where something has changed; returns its path.
+
+    Raises NotebookFailed where the notebook does not run through.
+    """
+    notebook, page = execute_table(found, seeds), found.report
+    if not page.exists() or page.stat().st_mtime_ns < notebook.stat().st_mtime_ns:
+        export_html(notebook, page, title=found.table.title, code="hidden")
+    return page
+
+
+def execute_table(found: TableResult, seeds: list[int] | None = None) -> Path:
+    """Notebook 20 executed on a table as it stands, in its folder, beside table.csv and the like; returns its path."""
+    table, output = found.table, found.folder / f"{REPORT}.ipynb"
+    parameters = {"table": str(table.path.resolve()), "scale": table.scale, "seeds": seeds or [], "run": False}
+    found.folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(found.folder, "report", wait=True):
+        parameters["results"] = str(found.root.resolve())
+        return _execute(REPORT, output, parameters, _inputs(found), lambda: write_table(found))
+
+
+def _execute(
+    notebook: str,
+    output: Path,
+    parameters: dict[str, Any],
+    inputs: list[Path],
+    before: Callable[[], None] = lambda: None,
+) -> Path:
+    """Execute a notebook unless what it is made from is as it was; one that fails or is interrupted leaves the old.
+
+    before: called first, where it is executed.
+    """
+    source = (notebooks_folder() / f"{notebook}.ipynb").read_text(encoding="utf-8")
+    mark = fingerprint([source, *_code(), json.dumps(parameters, sort_keys=True), *_stamps(inputs)])
+    stamp = output.with_name(f".{output.stem}.stamp")
+    if not (output.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == mark):
+        before()
+        part = output.with_name(f".{output.stem}.part.ipynb")
+        run_notebook(notebook, part, parameters, progress=False)
+        os.replace(part, output)
+        write_text(stamp, mark)
+    return output
+
+
+@cache
+def _code() -> list[bytes]:
+    return [path.read_bytes() for name in CODE for path in sorted((PACKAGE / name).glob("*.py"))]
+
+
+def _stamps(paths: Iterable[Path]) -> Iterator[str]:
+    """For each file that is there: path, time of its last change and size."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            said = path.stat()
+            yield f"{path} {said.st_mtime_ns} {said.st_size}"
+
+
+def _inputs(found: TableResult) -> list[Path]:
+    """The files that decide what a table's page shows; some may not be there."""
+    paths = [found.table.path, *sorted((found.root / "runs").glob("cost-*/run.json"))]
+    for run in found.runs_by_key.values():
+        named = ("declared.json", "failed.json", "resamples.npy", "experiment/targets.npy")
+        paths += [*run.notebooks, *run.files, *(run.folder / name for name in named)]
+        paths += sorted((run.folder / "experiment" / "visualization").glob("*/heatmap.*"))
+    return paths
+
+
+HOME = ("index.html", "All tables")
+
+
+def _address(table: Table) -> str:
+    return f"tables/{table.name}.html"
+
+
+def _run_pages(run: RunResult, users: list[TableResult]) -> Iterator[Page]:
+    """The executed notebooks of a run, each with a trail to the start page, the tables with the run, and the others."""
+    trail = [HOME]
+    for found in users:
+        row = next(row for row in found.rows if run.run.key in {one.run.key for one in row.runs})
+        trail.append((f"{_address(found.table)}#runs-{row.row.slug}", f"{found.table.title}: {row.row.name}"))
+    places = {path: f"runs/{run.folder.name}/{path.stem}.html" for path in run.notebooks}
+    for path, address in places.items():
+        others = [(other, one.stem.replace("_", " ")) for one, other in places.items() if one != path]
+        yield Page(path, address, trail=[*trail, *others])
+
+
+def _choose_tables(names: list | None, scale: str | None, seeds: list[int] | None) -> list[Table]:
+    """The declared tables at each scale that they have, or at the one asked for."""
+    if scale not in (None, *SCALES):
+        raise UserError(f"--scale {scale}: choose from {', '.join(SCALES)}")
+    declared = read_tables(names, None, seeds)
+    chosen = [table for table in declared if scale in (None, table.scale)]
+    missing = {table.path for table in declared} - {table.path for table in chosen}
+    if names is not None and missing:
+        raise UserError(f"{missing.pop()} has no scale {scale!r}")
+    return chosen

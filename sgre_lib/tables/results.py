@@ -1,0 +1,221 @@
+"""Results as pandas tables, from the runs that are stored: values, labels, runs, paired differences, claims.
+
+Everything else is made from them: the files of a table, the report, figures, and what users slice in their notebooks.
+Numbers are fractions or, of a cost table, base units; NaN where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .declaration import Table, read_table, table_scales
+from .judge import RowResult, format_metric, judge_pair, judge_row
+from .plan import all_tables, expected_time, find_table, format_hours, results_folder
+from .run import METRICS, RunResult, read_run
+
+VALUE_COLUMNS = (
+    "table", "scale", "group", "row", "metric", "value", "deviation", "standard_error", "low", "high", "seeds",
+    "published", "gap", "state", "link",
+)  # fmt: skip
+
+RUN_COLUMNS = (
+    "row", "seed", "state", "mAP", "started", "seconds", "code_version", "device", "folder", "error"
+)  # fmt: skip
+
+PAIR_COLUMNS = ("better", "than", "metric", "verdict", "difference", "low", "high", "probability", "sentence")
+
+
+def read_results(
+    table: str | os.PathLike,
+    scale: str = "paper",
+    *,
+    seeds: Iterable[int] | None = None,
+    results: str | os.PathLike | None = None,
+) -> pd.DataFrame:
+    """A table's results as data: one line for each row and metric, in the table's order.
+
+    table: a name in `experiments/tables` or the path of a .toml file. scale: `paper` or `mini`. seeds: instead of those
+    declared. results: the folder of results (default experiments/results). Columns:
+
+    table, scale, group, row, metric
+        what the line is about; `metric` is mAP, CP, ... top3_OF1, or of a cost table parameters, gflops, ...
+    value, deviation, standard_error, low, high, seeds
+        the mean over the seeds that are done, their number, their sample standard deviation (from two on), the standard
+        error of the mean over test images and seeds, and the ends of its interval of about 95 %
+    published, gap
+        what the paper prints, and value - published
+    state, link
+        done, failed, interrupted, partly done or not run; the folder of the run (with several seeds the first one's),
+        relative to the folder of results
+
+    Values are fractions or, of a cost table, base units (operations / 1e9, bytes, images a second); NaN where there is
+    nothing. For example, the rows of the ablations by their F1, and the whole table as papers print it:
+
+    >>> found = sgre_lib.read_results("ablations", scale="mini")
+    >>> found[found.metric == "OF1"].sort_values("value", ascending=False)[["row", "value", "low", "high"]]
+    >>> (100 * found.pivot(index="row", columns="metric", values="value")).round(1)
+    """
+    return read_table_result(find_table(table), scale, seeds=seeds, results=results).values
+
+
+def read_table_result(
+    path: str | os.PathLike,
+    scale: str = "paper",
+    *,
+    seeds: Iterable[int] | None = None,
+    results: str | os.PathLike | None = None,
+) -> TableResult:
+    """What the stored runs say of a table; see `read_results`."""
+    root = Path(results).expanduser() if results else results_folder()
+    return collect_runs(read_table(find_table(path), scale, list(seeds) if seeds else None), root)
+
+
+def collect_runs(table: Table, results: Path) -> TableResult:
+    """What the runs stored in the folder `results` say of a declared table."""
+    return TableResult(
+        table, [RowResult(row, [read_run(run, results) for run in row.runs]) for row in table.rows], results
+    )
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """A table, its rows' results, and the folder of results that holds them. The properties are pandas tables.
+
+    report_problem: of `reproduce`, why report.html could not be made anew; empty where it could.
+    """
+
+    table: Table
+    rows: list[RowResult]
+    root: Path
+    report_problem: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the table's files are: table.csv, table.md, table.html, table.json, report.html."""
+        return self.root / self.table.name
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of failed rows."""
+        return [row.row.name for row in self.rows if row.state == "failed"]
+
+    @property
+    def runs_by_key(self) -> dict[str, RunResult]:
+        """The runs behind the rows, each once, however many rows share it."""
+        return {run.run.key: run for row in self.rows for run in row.runs}
+
+    def link(self, run: RunResult) -> str | None:
+        """A run's folder relative to the folder of results; None before it has begun."""
+        return None if run.state == "not run" else run.folder.relative_to(self.root).as_posix()
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """One line for each row and metric; see `read_results`."""
+        lines = [self._value(row, metric) for row in self.rows for metric in METRICS[self.table.kind]]
+        return _frame(lines, VALUE_COLUMNS, "value deviation standard_error low high published gap")
+
+    def _value(self, result: RowResult, metric: str) -> tuple:
+        value, published = result.metrics.get(metric), result.row.published.get(metric)
+        gap = None if value is None or published is None else value - published
+        interval = result.interval(metric) or (None, None)
+        return (
+            self.table.name, self.table.scale, result.row.group, result.row.name, metric, value,
+            result.spreads.get(metric), result.errors.get(metric), *interval, len(result.values(metric)), published, gap,
+            result.state, self.link(result.shown),
+        )  # fmt: skip
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One line for each run of each row: seed, state, mAP, when, how long (seconds), with which code, where."""
+        lines = [
+            (row.row.name, run.run.seed, run.state, run.metrics.get("mAP"), run.about.get("started"), run.seconds or None,
+             run.about.get("code_version"), run.about.get("device"), self.link(run), run.error or None)
+            for row in self.rows
+            for run in row.runs
+        ]  # fmt: skip
+        return _frame(lines, RUN_COLUMNS, "mAP seconds")
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """AP of each label (the index) for each row that has it (the columns), means over seeds."""
+        frame = pd.DataFrame({row.row.name: pd.Series(row.labels, dtype=float) for row in self.rows if row.labels})
+        names = dict.fromkeys(name for row in self.rows for name in row.labels)
+        return frame.reindex(list(names)).rename_axis("label")
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """One line for each claim: its verdict, the paired difference with its interval, and all in a sentence."""
+        rows = {row.row.name: row for row in self.rows}
+        return _pairs(judge_pair(rows[one["better"]], rows[one["than"]], one["metric"]) for one in self.table.claims)
+
+    @property
+    def reference(self) -> RowResult:
+        """The row that others are compared with: the one that claims call better most often, else the first."""
+        called = Counter(claim["better"] for claim in self.table.claims).most_common(1)
+        return next((row for row in self.rows if called and row.row.name == called[0][0]), self.rows[0])
+
+    def differences(self, metric: str = "mAP") -> pd.DataFrame:
+        """The reference row minus each other row, in the columns of `claims`: as if it were claimed to be better.
+
+        Rows that share all their runs with the reference are left out.
+        """
+        own = [run.run.key for run in self.reference.runs]
+        others = [row for row in self.rows if [run.run.key for run in row.runs] != own]
+        return _pairs(judge_pair(self.reference, row, metric) for row in others)
+
+    def describe_state(self) -> str:
+        """The state in a line: rows and runs done, and the time they took and will take."""
+        states = [run.state for run in self.runs_by_key.values()]
+        words = [f"{sum(row.state == 'done' for row in self.rows)} of {len(self.rows)} rows done"]
+        words += [f"{states.count('done')} of {len(states)} runs", *filter(None, [self.describe_time()])]
+        return ", ".join(words) + (f", {states.count('failed')} failed" if "failed" in states else "")
+
+    def describe_time(self) -> str:
+        """Time measured, time expected for what is missing, and on what: each run once."""
+        runs = self.runs_by_key.values()
+        seconds = sum(run.seconds for run in runs)
+        missing = [run.run for run in runs if run.state != "done"]
+        words = [f"{format_hours(seconds / 3600)} measured"] if seconds else []
+        if missing:
+            hardware = ", ".join(dict.fromkeys(row.row.hardware for row in self.rows if row.row.hardware))
+            words.append(f"{expected_time(missing)} to go" + (f" on {hardware}" if hardware else ""))
+        return ", ".join(words)
+
+
+def list_tables(
+    names: Iterable[str | os.PathLike] | None = None, *, scale: str | None = None, results: Path | None = None
+) -> str:
+    """A text that shows tables with state and cost, at each scale they have; named tables also row by row."""
+    lines = []
+    for path in map(find_table, all_tables() if names is None else names):
+        scales = table_scales(path)
+        for number, one in enumerate(scales if scale is None else [scale] if scale in scales else scales[:1]):
+            found = collect_runs(read_table(path, one), results or results_folder())
+            if not number:
+                lines.append(f"{path.stem}: {found.table.title}")
+            lines.append(f"    {found.table.scale:6} {found.describe_state()}")
+            for row in found.rows if names is not None else []:
+                metric = f"mAP {format_metric(row, 'mAP')}" if "mAP" in row.metrics else ""
+                lines.append(f"        {row.state:12} {metric:14} {row.row.name}  ({judge_row(row)})")
+    return "\n".join(lines)
+
+
+def _pairs(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    return _frame(list(lines), PAIR_COLUMNS, "difference low high probability")
+
+
+def _frame(lines: list, columns: tuple[str, ...], numbers: str) -> pd.DataFrame:
+    """Lines as a table with these columns, of which `numbers` are floats."""
+    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(numbers.split(), float))
