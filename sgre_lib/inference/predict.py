@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,12 +151,12 @@ def _score(
 
 def _figure_names(paths: list[Path]) -> dict[Path, str]:
     """The file name of each photo's figure; photos of one stem get their folders, and then a number, into it."""
-    stems = [path.stem for path in paths]
+    stems = Counter(path.stem for path in paths)
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
         name = path.stem
-        if stems.count(name) > 1:
+        if stems[name] > 1:
             name = "__".join(part for part in path.parts if part not in (path.anchor, ".", ".."))
         # Compared without case, as some file systems do.
         number, unique = 2, name
