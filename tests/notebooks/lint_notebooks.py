@@ -23,9 +23,9 @@ def check_notebook_sources(folder: Path) -> list[str]:
     """Return what is wrong with the notebooks of a folder by our own rules, a line each; an empty list is a pass.
 
     The rules: valid, without traces of a run, kernel python3, a title first, one cell of parameters that are plain
-    literals with comments, 15 to 45 cells, short cells that compile and leave classes and long functions to the
-    library, no silenced warnings, nothing that works on one machine only, and no skipped heading level. A folder
-    without notebooks raises UserError.
+    literals with comments, 15 to 45 cells, at most two code cells in a row, short cells that compile and leave classes
+    and long functions to the library, variables under their own names, no silenced warnings, nothing that works on one
+    machine only, and no skipped heading level. A folder without notebooks raises UserError.
     """
     folder = Path(folder)
     paths = sorted(folder.glob("*.ipynb"))
@@ -53,8 +53,11 @@ def _check_notebook(path: Path) -> Iterator[str]:
     tagged = [number for number, cell in cells if cell.cell_type == "code" and has_tag(cell, "parameters")]
     if len(tagged) != 1:
         yield f"{len(tagged)} code cells are tagged parameters, not one"
-    level = 0
+    level = in_a_row = 0
     for number, cell in cells:
+        in_a_row = in_a_row + 1 if cell.cell_type == "code" else 0
+        if in_a_row == 3:
+            yield f"cell {number}: the third code cell in a row: a sentence between them says what for"
         if number == 1 and not (cell.cell_type == "markdown" and cell.source.startswith("# ")):
             yield "cell 1: not a Markdown cell that starts with '# ' and the title"
         if "papermill" in cell.metadata:
@@ -119,6 +122,8 @@ def _check_node(node: ast.AST) -> Iterator[str]:
         called = ast.unparse(node.func).rpartition(".")[2]
         arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
         ignores = any(isinstance(value, ast.Constant) and value.value == "ignore" for value in arguments)
+        if called in ("globals", "locals"):
+            yield f"looks variables up with {called}(): name them"
         if called == "filterwarnings" or (called == "simplefilter" and ignores):
             yield f"silences warnings with {called}"
     elif (

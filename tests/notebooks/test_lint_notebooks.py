@@ -29,7 +29,7 @@ def good_cells():
         new_markdown_cell("## Section\n\n### Part"),
         new_code_cell("%matplotlib inline\nimport json\n\nawait_me = json.dumps({})"),
     ]
-    return cells + [new_code_cell(f"value_{number} = {number}") for number in range(12)]
+    return cells + [cell for number in range(6) for cell in (new_markdown_cell("Text"), new_code_cell(f"a = {number}"))]
 
 
 def findings(tmp_path, cells):
@@ -63,6 +63,8 @@ def test_good_source_passes(tmp_path):
         (3, new_code_cell("import sys\nsys.path.append('..')"), "cell 4: uses sys.path"),
         (3, new_code_cell("warnings.filterwarnings('ignore')"), "cell 4: silences warnings with filterwarnings"),
         (3, new_code_cell("simplefilter(action='ignore')"), "cell 4: silences warnings with simplefilter"),
+        (3, new_code_cell("globals()['a']"), "cell 4: looks variables up with globals()"),
+        (2, new_code_cell("1"), "cell 4: the third code cell in a row"),
         (3, new_code_cell("open('/home/me/x')"), "cell 4: names a path of one machine: '/home/me/x'"),
         (3, new_code_cell("f'/work/{1}'"), "cell 4: names a path of one machine: '/work/'"),
         (3, new_code_cell("a ="), "cell 4: does not compile"),
@@ -79,7 +81,7 @@ def test_planted_fault_is_found(tmp_path, index, cell, finding):
 
 @pytest.mark.parametrize("count", [14, 46])
 def test_number_of_cells_is_bounded(tmp_path, count):
-    cells = good_cells()[:14] + [new_code_cell("1") for _ in range(count - 14)]
+    cells = good_cells()[:14] + [new_markdown_cell("Text") for _ in range(count - 14)]
     assert findings(tmp_path, cells) == [f"01_a.ipynb: {count} cells, not 15 to 45"]
 
 

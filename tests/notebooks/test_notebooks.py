@@ -126,9 +126,9 @@ def test_ablations(tmp_path):
             (folder / name).write_text(json.dumps({"parameters": row.runs[0].parameters, "metrics": {"mAP": value}}))
     parameters = {"table": str(path), "scale": "paper", "results": str(root), "out": str(tmp_path / "found.json")}
     notebook = run("10_ablations", parameters, tmp_path)
-    found = json.loads((tmp_path / "found.json").read_text())["rows"]["b"]
-    assert found["verdict"] == "worse"
-    assert found["difference"] == pytest.approx(-0.1)
+    (found,) = json.loads((tmp_path / "found.json").read_text())["differences"]
+    assert (found["better"], found["than"], found["verdict"]) == ("a", "b", "holds")
+    assert found["difference"] == pytest.approx(0.1)
     assert len(pictures(notebook)) == 1
 
 
