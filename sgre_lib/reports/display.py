@@ -131,11 +131,6 @@ def table_output(
     display(HTML(html_table(table, lines, caption, links=links)))
 
 
-def html_output(fragment: str) -> None:
-    """Show a piece of HTML in a notebook."""
-    display(HTML(fragment))
-
-
 def markdown_output(text: str) -> None:
     """Show Markdown that was made by code."""
     display(Markdown(text))
