@@ -1,7 +1,5 @@
 """The embedded dataset: scenes of drawn objects, their annotations, and weights that know single objects."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 COMPANIONS = tuple(Path(__file__).with_name(name) for name in ("minilm.npy", "test_resnet.pth"))

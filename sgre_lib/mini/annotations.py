@@ -1,7 +1,5 @@
 """The dataset on disk, in Pascal VOC's layout: pictures, XML annotations and lists."""
 
-from __future__ import annotations
-
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -15,7 +13,6 @@ from .scenes import SceneObject, compose_scene
 
 JPEG_QUALITY = 90
 SMALLEST_IMAGE = 32
-
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -61,13 +58,14 @@ def make_mini(
     holds somebody else's pictures.
     """
     root, total = Path(root), train_images + test_images
-    given = {"seed": seed, "train_images": train_images, "test_images": test_images, "image_size": image_size}
-    for (name, value), least in zip(given.items(), (0, 1, 1, SMALLEST_IMAGE), strict=True):
+    limits = {"seed": (seed, 0), "train_images": (train_images, 1), "test_images": (test_images, 1)}
+    for name, (value, least) in (limits | {"image_size": (image_size, SMALLEST_IMAGE)}).items():
         if value < least:
             raise UserError(f"{name} is {value}; it must be {least} or more")
     if total > 999_999:
         raise UserError(f"train_images + test_images is {total}; names have six digits")
-    refuse_foreign_root(root)
+    if not _is_ours(root):  # the names would clash
+        raise UserError(f"{root} holds pictures that are not mini's; choose an empty folder")
     pictures, annotations, lists = root / "JPEGImages", root / "Annotations", root / "ImageSets" / "Main"
     for folder in (pictures, annotations, lists):
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +84,9 @@ def make_mini(
     return root
 
 
-def refuse_foreign_root(root: Path) -> None:
-    """Raise UserError where `root` holds a picture that this module did not make: the names would clash."""
+def _is_ours(root: Path) -> bool:
+    """False where `root` holds a picture that this module did not make."""
     annotation = root / "Annotations" / "000001.xml"
     if annotation.exists():
-        ours = b"<folder>mini</folder>" in annotation.read_bytes()
-    else:
-        ours = not any((root / "JPEGImages").glob("*.jpg"))
-    if not ours:
-        raise UserError(f"{root} holds pictures that are not mini's; choose an empty folder")
+        return b"<folder>mini</folder>" in annotation.read_bytes()
+    return not any((root / "JPEGImages").glob("*.jpg"))

@@ -1,16 +1,28 @@
-"""What is left to chance in a picture. Only `Generator.random` is used: numpy promises no stable stream for the rest."""
+"""What is left to chance in a picture: numbers, choices, and colours from palette.toml, as (red, green, blue) of 0..255.
 
-from __future__ import annotations
+Only `Generator.random` is used: numpy promises no stable stream for the rest.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from ..base.files import read_toml
+
+Colour = tuple[int, int, int]
+Option = TypeVar("Option")
+
+_TABLE = read_toml(Path(__file__).with_name("palette.toml"))
+PALETTE, FIXED = ({name: tuple(value) for name, value in _TABLE[kind].items()} for kind in ("palette", "fixed"))
+GROUPS: dict[str, str] = {"ALL": " ".join(PALETTE), **_TABLE["groups"]}
+
 RARE_KIND_PROBABILITY = 0.25
 """Chance that an object is of a rarer kind (a steamer for a sailing boat, a fir for a broad tree): more to learn."""
 
-Option = TypeVar("Option")
+ODD_COLOUR_PROBABILITY = 0.15
+"""Chance that an object (its body) wears a colour that is not its usual one: more makes colour worth less than shape."""
 
 
 def happens(rng: np.random.Generator, probability: float) -> bool:
@@ -34,16 +46,36 @@ def pick_one(rng: np.random.Generator, options: Sequence[Option]) -> Option:
     return options[int(rng.random() * len(options))]
 
 
-def pick_weighted(rng: np.random.Generator, weights: Sequence[float]) -> int:
-    """An index, each as likely as its share of the sum of `weights`."""
-    mark = rng.random() * sum(weights)
-    for index, weight in enumerate(weights):
-        mark -= weight
-        if mark < 0:
-            return index
-    return len(weights) - 1
+def pick_weighted(rng: np.random.Generator, weights: dict[Option, float]) -> Option:
+    """One of the keys, each as likely as its share of the sum of `weights`."""
+    bounds = np.cumsum(list(weights.values()))
+    return list(weights)[np.searchsorted(bounds[:-1], rng.random() * bounds[-1], side="right")]
 
 
 def pick_kind(rng: np.random.Generator, kinds: int) -> int:
     """0 for the common kind of an object, or else one of the rarer kinds from 1 to `kinds` - 1."""
     return pick_count(rng, 1, kinds - 1) if happens(rng, RARE_KIND_PROBABILITY) else 0
+
+
+def mix_colour(colour: Colour, other: Colour, share: float) -> Colour:
+    """`colour` with `share` (0..1) of it replaced by `other`."""
+    return tuple(round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))  # type: ignore[return-value]
+
+
+def darken(colour: Colour, share: float = 0.25) -> Colour:
+    return mix_colour(colour, FIXED["INK"], share)
+
+
+def lighten(colour: Colour, share: float = 0.35) -> Colour:
+    return mix_colour(colour, FIXED["LIGHT"], share)
+
+
+def pick_colour(rng: np.random.Generator, names: str = GROUPS["VIVID"]) -> Colour:
+    """One of the palette's colours `names` (parted by spaces), each channel moved by at most 12."""
+    colour = PALETTE[pick_one(rng, names.split())]
+    return mix_colour(colour, tuple(pick_count(rng, 0, 255) for _ in range(3)), 0.07)
+
+
+def pick_body(rng: np.random.Generator, usual: str) -> Colour:
+    """A colour for an object's body: one of its `usual` ones, now and then any vivid one."""
+    return pick_colour(rng, GROUPS["VIVID"] if happens(rng, ODD_COLOUR_PROBABILITY) else usual)

@@ -19,8 +19,7 @@ from PIL import Image, features
 
 from sgre_lib.mini.annotations import make_mini
 from sgre_lib.mini.objects import LABELS, draw_clutter, draw_object, draw_occluder
-from sgre_lib.mini.scenery import THEMES, paint_scenery
-from sgre_lib.mini.scenes import compose_scene
+from sgre_lib.mini.scenes import THEMES, compose_scene, paint_scenery
 
 STORED = Path(__file__).with_name("digests.json")
 SIZES = (9, 20, 32, 47.3, 70, 108)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sgre_lib.mini.drawings import compile_expression, compile_steps, evaluate, follow, name_values
+from sgre_lib.mini.drawings import compile_steps, follow
 
 
 def draw(*steps, seed: int = 0, **values) -> list[tuple]:
     """The shapes that steps put on a canvas, as (geometry, style)."""
     found: list[tuple] = []
-    names = name_values(np.random.default_rng(seed), **values)
-    follow(compile_steps(list(steps)), names | {"disc": lambda *geometry, **style: found.append((geometry, style))})
+    values["disc"] = lambda *geometry, **style: found.append((geometry, style))
+    follow(compile_steps(list(steps)), np.random.default_rng(seed), **values)
     return found
 
 
@@ -43,9 +43,8 @@ def test_what_is_not_chosen_draws_nothing():
 
 
 def test_angles_are_degrees():
-    names = name_values(np.random.default_rng(0))
-    assert evaluate(compile_expression("acos(0)"), names) == pytest.approx(90)
-    assert evaluate(compile_expression("polar(1, 1, 2, 90)"), names) == pytest.approx((1, 3))
+    ((geometry, _),) = draw({"disc": ["acos(0)", "*polar(1, 1, 2, 90)"]})
+    assert geometry == pytest.approx((90, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,7 @@ def test_angles_are_degrees():
 )
 def test_more_than_arithmetic_is_refused(text):
     with pytest.raises((ValueError, SyntaxError)):
-        compile_expression(text)
+        compile_steps([{"disc": [text]}])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,6 @@ def test_other_statements_are_refused(step):
 
 
 def test_python_itself_cannot_be_called():
-    names = name_values(np.random.default_rng(0))
     for text in ("open('x')", "eval('1')", "print(1)"):
         with pytest.raises(NameError):
-            evaluate(compile_expression(text), names)
+            draw({"disc": [text]})

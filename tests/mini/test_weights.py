@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-
 import numpy as np
-import pytest
 import torch
 
 from sgre_lib.mini import COMPANIONS
@@ -23,7 +19,6 @@ def test_a_picture_shows_one_label_and_follows_from_its_number():
     assert 0 <= label < len(LABELS)
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason=f"no fork on {sys.platform}")
 def test_a_few_steps_make_what_the_shipped_file_holds(capsys):
     backbone, accuracy = train_backbone(pictures=256, tested=32, epochs=1)
     shipped = torch.load(COMPANIONS[1], weights_only=True)
