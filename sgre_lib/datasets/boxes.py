@@ -33,30 +33,34 @@ def read_photo_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def add_box(boxes: ImageBoxes, label: str, corners: Sequence[float], size: tuple[float, float]) -> None:
+def add_box(
+    boxes: ImageBoxes,
+    label: str,
+    numbers: object,
+    size: tuple[float, float],
+    *,
+    origin: tuple[float, ...] = (0, 0, 0, 0),
+    extent: bool = False,
+) -> None:
     """Add a box given in pixels (left, top, right, bottom edge; 0 is the photo's own edge) to an image's boxes.
 
-    size: (width, height) of the photo. The box is cut at the photo's edge; one that is not four numbers, or of which
-    nothing is left, is left out, since labels do not need it.
+    size: (width, height) of the photo. origin: what to take off the numbers first. extent: right and bottom are given
+    as width and height. The box is cut at the photo's edge; one that is not four numbers, or of which nothing is left,
+    is left out, since labels do not need it.
     """
     try:
-        fractions = np.asarray(corners, np.float64) / np.asarray([*size, *size], np.float64)
+        corners = np.array(numbers, np.float64)
+        if corners.shape != (4,):
+            return
+        corners -= origin
+        if extent:
+            corners[2:] += corners[:2]
+        fractions = corners / np.array([*size, *size], np.float64)
     except (TypeError, ValueError):
-        return
-    if fractions.shape != (4,) or not np.isfinite(fractions).all():
         return
     x0, y0, x1, y1 = np.round(fractions.clip(0, 1), DIGITS).tolist()
-    if x0 < x1 and y0 < y1:
+    if np.isfinite(fractions).all() and x0 < x1 and y0 < y1:
         boxes.setdefault(label, array("d")).extend((x0, y0, x1, y1))
-
-
-def add_extent(boxes: ImageBoxes, label: str, extent: object, size: tuple[float, float]) -> None:
-    """Add a box given as (left, top, width, height), in pixels, to an image's boxes; see `add_box`."""
-    try:
-        x, y, width, height = (float(value) for value in extent)
-    except (TypeError, ValueError):
-        return
-    add_box(boxes, label, (x, y, x + width, y + height), size)
 
 
 def write_boxes(path: Path, names: Sequence[str], boxes: Sequence[ImageBoxes]) -> Path:
@@ -94,12 +98,12 @@ def read_boxes(path: Path, names: Sequence[str], labels: Sequence[str]) -> list[
             if label not in index:
                 raise UserError(f"{where}: the label {label!r} is not in label.txt")
             try:
-                array_of_label = np.asarray(corners, np.float64)
-                x0, y0, x1, y1 = array_of_label.T
+                of_label = np.asarray(corners, np.float64)
+                x0, y0, x1, y1 = of_label.T
                 whole = ((x0 >= 0) & (x0 < x1) & (x1 <= 1) & (y0 >= 0) & (y0 < y1) & (y1 <= 1)).all()
             except (TypeError, ValueError):
                 whole = False
-            if not whole or array_of_label.ndim != 2:
+            if not whole or of_label.ndim != 2:
                 raise UserError(f"{where}: {label} has a box that is not four fractions x0 < x1, y0 < y1 in 0..1")
-            by_name[name][index[label]] = array_of_label
+            by_name[name][index[label]] = of_label
     return [by_name.get(name, {}) for name in names]

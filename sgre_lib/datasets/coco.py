@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ijson
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from .boxes import ImageBoxes, add_extent
-from .prepared import RawSplit
+from .boxes import ImageBoxes, add_box
+from .prepared import RawDataset
 
 SPLIT_FOLDERS = {"train": "train2014", "test": "val2014"}
 """The test annotations of 2014 are not public, so the validation images test."""
 
 
-def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit, RawSplit]:
-    """Labels, training and test split of `root`/MSCOCO; image names start with `MSCOCO/`.
+KEY = (int, float, str)
+"""What an id may be."""
+
+
+def read_coco(root: Path, *, progress: bool = True) -> RawDataset:
+    """`root`/MSCOCO; image names start with `MSCOCO/`.
 
     Labels are the categories in the order of the annotation files. An image has a label when any of its annotations,
     crowd or not, is of that category. Images stand in the order of the annotation file; those without an annotation
@@ -39,28 +43,23 @@ def read_coco(root: Path, *, progress: bool = True) -> tuple[list[str], RawSplit
     categories = {split: read_categories(path, progress=progress) for split, path in files.items()}
     if list(categories["train"].items()) != list(categories["test"].items()):
         raise UserError(f"{files['train']} and {files['test']} do not have the same categories in the same order")
-    splits = {}
+    dataset = RawDataset(list(categories["train"].values()))
     for split, folder in SPLIT_FOLDERS.items():
         rows = read_image_labels(files[split], categories[split], with_boxes=split == "test", progress=progress)
-        splits[split] = RawSplit(boxes=[] if split == "test" else None)
         for file_name, labels, boxes in tqdm(rows, desc=f"MSCOCO {folder} photos", unit="image", disable=not progress):
-            if splits[split].add(root, f"MSCOCO/{folder}/{file_name}", labels) and split == "test":
-                splits[split].boxes.append(boxes)
-    return list(categories["train"].values()), splits["train"], splits["test"]
+            dataset.splits[split].add(root, f"MSCOCO/{folder}/{file_name}", labels, boxes)
+    return dataset
 
 
 def read_categories(path: Path, *, progress: bool = True) -> dict[int, str]:
     """Category id -> name, in the order of an instances file."""
     categories: dict[int, str] = {}
-    for number, category in enumerate(stream_json(path, "categories.item", progress=progress), 1):
-        try:
-            category_id, name = category["id"], category["name"].strip()
-        except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{path}: category {number} has no id or no name") from None
+    for where, category in stream_entries(path, "categories", {"id": KEY, "name": str}, progress=progress):
+        category_id, name = category["id"], category["name"].strip()
         if not name or set(name) & set(",\t\r\n"):
-            raise UserError(f"{path}: category {category_id} has the name {name!r}; commas and tabs separate labels")
+            raise UserError(f"{where} has the name {name!r}; commas and tabs separate labels")
         if category_id in categories or name in categories.values():
-            raise UserError(f"{path}: category {category_id} ({name}) is there twice")
+            raise UserError(f"{where} ({category_id}, {name}) is there twice")
         categories[category_id] = name
     if not categories:
         raise UserError(f"{path} has no categories: it is not a COCO instances file")
@@ -77,39 +76,32 @@ def read_image_labels(
     """
     file_names: dict[Any, str] = {}
     sizes: dict[Any, tuple[float, float]] = {}  # (width, height)
-    for number, image in enumerate(stream_json(path, "images.item", progress=progress), 1):
-        try:
-            image_id, file_name = image["id"], image["file_name"]
-            if image_id in file_names:
-                raise UserError(f"{path}: image {number} has the id {image_id}, as an earlier one")
-            file_names[image_id] = file_name
-            if with_boxes and image.get("width") and image.get("height"):
-                sizes[image_id] = (image["width"], image["height"])
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: image {number} has no id or no file_name") from None
-        if not isinstance(file_name, str) or not file_name.strip() or set(file_name) & set("\t\r\n"):
-            raise UserError(f"{path}: image {number} has the file_name {file_name!r}, which no list can hold")
+    for where, image in stream_entries(path, "images", {"id": KEY, "file_name": str}, progress=progress):
+        image_id, file_name = image["id"], image["file_name"]
+        if not file_name.strip() or set(file_name) & set("\t\r\n"):
+            raise UserError(f"{where} has the file_name {file_name!r}, which no list can hold")
+        if image_id in file_names:
+            raise UserError(f"{where} has the id {image_id}, as an earlier one")
+        file_names[image_id] = file_name
+        if with_boxes and image.get("width") and image.get("height"):
+            sizes[image_id] = (image["width"], image["height"])
     if len(set(file_names.values())) != len(file_names):
         raise UserError(f"{path}: two images have the same file_name")
 
     order = {category_id: place for place, category_id in enumerate(categories)}
     present: dict[Any, set[int]] = {}  # image id -> places of its categories
     boxes: dict[Any, ImageBoxes] = {}
-    for number, annotation in enumerate(stream_json(path, "annotations.item", progress=progress), 1):
-        try:
-            image_id, category_id = annotation["image_id"], annotation["category_id"]
-            known = image_id in file_names, category_id in order
-        except (KeyError, TypeError):
-            lacks = "has no image_id or no category_id: it is not a COCO instances file"
-            raise UserError(f"{path}: annotation {number} {lacks}") from None
-        if not all(known):
-            unknown = f"category {category_id}" if known[0] else f"image {image_id}"
-            raise UserError(f"{path}: annotation {number} is of {unknown}, which the file does not have")
+    fields = {"image_id": KEY, "category_id": KEY}
+    for where, annotation in stream_entries(path, "annotations", fields, progress=progress):
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        if image_id not in file_names or category_id not in order:
+            unknown = f"category {category_id}" if image_id in file_names else f"image {image_id}"
+            raise UserError(f"{where} is of {unknown}, which the file does not have")
         # The published image labels count crowds, so `iscrowd` is looked at for boxes only.
         present.setdefault(image_id, set()).add(order[category_id])
         if image_id in sizes and not annotation.get("iscrowd"):
-            label = categories[category_id]
-            add_extent(boxes.setdefault(image_id, {}), label, annotation.get("bbox"), sizes[image_id])
+            of_image = boxes.setdefault(image_id, {})
+            add_box(of_image, categories[category_id], annotation.get("bbox"), sizes[image_id], extent=True)
     if not present:
         raise UserError(f"{path} has no annotation")
     names = list(categories.values())
@@ -118,6 +110,20 @@ def read_image_labels(
         for image_id, file_name in file_names.items()
         if image_id in present
     ]
+
+
+def stream_entries(
+    path: Path, array: str, fields: dict[str, type | tuple[type, ...]], *, progress: bool = True
+) -> Iterator[tuple[str, dict]]:
+    """Each entry of an array of an instances file, and its place in words; UserError where it lacks one of the fields.
+
+    fields: name -> the types that its value may have.
+    """
+    for number, entry in enumerate(stream_json(path, f"{array}.item", progress=progress), 1):
+        where = f"{path}: entry {number} of {array}"
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in fields.items()):
+            raise UserError(f"{where} has no {' or no '.join(fields)}: it is not a COCO instances file")
+        yield where, entry
 
 
 def stream_json(path: Path, prefix: str, *, progress: bool = True) -> Iterator[Any]:
@@ -133,20 +139,11 @@ def stream_json(path: Path, prefix: str, *, progress: bool = True) -> Iterator[A
     look = {"desc": f"{path.name} {prefix}", "unit": "B", "unit_scale": True, "disable": not progress}
     try:
         with open(path, "rb") as file, tqdm(total=os.path.getsize(path), **look) as bar:
-            yield from ijson.items(_CountedReader(file, bar), prefix, use_float=True)
+            for value in ijson.items(file, prefix, use_float=True):
+                yield value
+                bar.update(file.tell() - bar.n)
+            bar.update(file.tell() - bar.n)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ijson.JSONError, OverflowError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not whole, valid JSON ({error})") from None
-
-
-class _CountedReader:
-    """A file that moves a progress bar as it is read. (`tqdm.wrapattr` sees `read` only; ijson prefers `readinto`.)"""
-
-    def __init__(self, file: IO[bytes], bar: tqdm):
-        self.file, self.bar = file, bar
-
-    def read(self, size: int) -> bytes:
-        data = self.file.read(size)
-        self.bar.update(len(data))
-        return data

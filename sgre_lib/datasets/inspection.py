@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..base.files import read_array, read_lines
 from .prepared import SPLITS, PreparedDataset
 
 EXPECTED_COUNTS = {
@@ -75,15 +71,8 @@ class Inspection:
         return not any(finding.severity == "error" for finding in self.findings)
 
     def add(self, severity: str, what: str, where: object) -> None:
-        self.findings.append(Finding(severity, what, str(where)))
-
-    @contextlib.contextmanager
-    def noting(self, what: str) -> Iterator[None]:
-        """A UserError in the block becomes an error of this kind, and ends no more than the block."""
-        try:
-            yield
-        except UserError as error:
-            self.add("error", what, error)
+        """Add a finding; a file of the folder is named without the folder."""
+        self.findings.append(Finding(severity, what, str(where).removeprefix(f"{self.folder}{os.sep}")))
 
     def text(self, limit: int = 10) -> str:
         """The findings by kind, errors first, at most `limit` places of each kind."""
@@ -104,13 +93,12 @@ class Inspection:
 
 
 class Row(NamedTuple):
-    """One image of a list. place: file name and line. path: where the photo is, or None."""
+    """One image of a list. place: file name, line and the image's name. path: where the photo is, or None."""
 
     split: str
     place: str
     name: str
     path: Path | None
-    labels: list[str]
 
 
 class Photo(NamedTuple):
@@ -122,11 +110,16 @@ class Photo(NamedTuple):
 
 
 def inspect(
-    data: str | os.PathLike, *, data_root: str | os.PathLike | None = None, progress: bool = True
+    data: str | os.PathLike,
+    *,
+    data_root: str | os.PathLike | None = None,
+    missing: str = "note",
+    progress: bool = True,
 ) -> Inspection:
     """Check every line, label and photo of a prepared folder and return all that was found, however much it is.
 
-    data: a dataset's name or the path of a prepared folder. data_root: as for training.
+    data: a dataset's name or the path of a prepared folder. data_root: as for training. missing: the severity of a
+    photo that preparation left out.
     Errors: an unreadable or empty list, an unknown, empty or repeated label, a missing photo, a photo that is cut off
     or no image, a mask of the wrong shape, unreadable boxes. Warnings: an image listed twice, a photo in both splits
     (by its bytes), a label that no image has, counts or lists other than expected. Notes: photos that are not RGB
@@ -136,113 +129,64 @@ def inspect(
     """
     prepared = PreparedDataset(data, data_root)
     result = Inspection(prepared.folder)
-    labels = _inspect_labels(prepared.folder / "label.txt", result)
-    rows = {split: _inspect_list(prepared, split, labels, result) for split in SPLITS}
-    for split in SPLITS:
-        seen = {label for row in rows[split] for label in row.labels}
-        for label in labels if rows[split] else ():
-            if label not in seen:
-                result.add("warning", f"label that no {split} image has", label)
-    if (prepared.folder / "ignore.npy").exists():
-        _inspect_mask(prepared.folder / "ignore.npy", (len(rows["test"]), len(labels)), result)
-    if (prepared.folder / "prepared.json").exists():
-        _inspect_record(prepared, result)
-    with result.noting("unreadable boxes"):
-        if result.ok:  # otherwise the list that boxes belong to may be unreadable
+    prepared.report = result.add
+    rows = [row for split in SPLITS for row in _inspect_list(prepared, split, result)]
+    try:
+        prepared.ignore = prepared.read_mask(result.images["test"])
+    except UserError as error:
+        result.add("error", "unreadable mask", error)
+    if result.ok:  # otherwise the lists that boxes and fingerprint belong to may be unreadable
+        try:
             prepared.boxes("test")
-    photos = _decode_all({row.path for split in SPLITS for row in rows[split] if row.path}, result, progress)
-    _inspect_photos(rows, photos, result)
+        except UserError as error:
+            result.add("error", "unreadable boxes", error)
+    if (prepared.folder / "prepared.json").exists():
+        _inspect_record(prepared, missing, result)
+    for row in rows:
+        if row.path is None:
+            nowhere = f"neither in the folder nor in {prepared.data_root}"
+            result.add("error", "missing photo", f"{row.place} ({nowhere})")
+    _inspect_photos([row for row in rows if row.path], result, progress)
     return result
 
 
-def _inspect_labels(path: Path, result: Inspection) -> list[str]:
-    """The labels, the faulty ones among them, so that indices are line numbers."""
-    labels = [line.strip() for line in _read_leniently(path, "the list of labels", result)]
-    result.labels = len(labels)
-    first: dict[str, int] = {}
-    for number, label in enumerate(labels, 1):
-        if not label:
-            result.add("error", "empty label", f"{path.name} line {number}")
-        elif set(label) & set(",\t"):
-            result.add("error", "label with a comma or a tab", f"{path.name} line {number}: {label!r}")
-        elif first.setdefault(label, number) != number:
-            result.add("error", "label that is there twice", f"{path.name} lines {first[label]} and {number}: {label}")
-    return labels
-
-
-def _inspect_list(prepared: PreparedDataset, split: str, labels: list[str], result: Inspection) -> list[Row]:
-    path = prepared.folder / f"{split}.txt"
-    rows, first, known = [], {}, set(labels)
-    for number, line in enumerate(_read_leniently(path, f"the list of {split} images", result), 1):
-        place = f"{path.name} line {number}"
-        name, _, rest = line.partition("\t")
-        present = [label for label in (part.strip() for part in rest.split(",")) if label]
-        for label in present:
-            if labels and label not in known:
-                result.add("error", "label that label.txt does not have", f"{place}: {label!r}")
-        photo = prepared.find_photo(name) if name.strip() else None
-        rows.append(Row(split, place, name, photo, present))
+def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> list[Row]:
+    """The rows of a list that name an image."""
+    names, targets = prepared.read_list(split)
+    result.labels, result.images[split] = len(prepared.labels), len(names)
+    for label, images in zip(prepared.labels, targets.sum(0), strict=True):
+        if names and not images:
+            result.add("warning", f"label that no {split} image has", label)
+    rows, first = [], {}
+    for number, (name, present) in enumerate(zip(names, targets.any(1), strict=True), 1):
         if not name.strip():
-            result.add("error", "line without an image path", place)
             continue
-        if photo is None:
-            nowhere = f"neither in the folder nor in {prepared.data_root}"
-            result.add("error", "missing photo", f"{place}: {name} ({nowhere})")
+        row = Row(split, f"{split}.txt line {number}: {name}", name, prepared.find_photo(name))
+        rows.append(row)
         if first.setdefault(name, number) != number:
             result.add("warning", "image that is listed twice", f"{split}.txt lines {first[name]} and {number}: {name}")
-        if not present:
-            result.add("note", "image without a label", f"{place}: {name}")
-    result.images[split] = len(rows)
+        if prepared.labels and not present:
+            result.add("note", "image without a label", row.place)
     return rows
 
 
-def _read_leniently(path: Path, what: str, result: Inspection) -> list[str]:
-    lines: list[str] = []
-    with result.noting("unreadable list"):
-        lines = read_lines(path, what)
-        if not lines:
-            result.add("error", "empty list", path.name)
-    return lines
-
-
-def _inspect_mask(path: Path, expected: tuple[int, int], result: Inspection) -> None:
-    with result.noting("unreadable mask"):
-        mask = read_array(path)
-        if mask.shape != expected:
-            shapes = f"{path.name} is {mask.shape}, test.txt and label.txt ask for {expected}"
-            result.add("error", "mask of the wrong shape", shapes)
-        elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
-            result.add("warning", "mask with values other than 0 and 1", path.name)
-
-
-def _inspect_record(prepared: PreparedDataset, result: Inspection) -> None:
+def _inspect_record(prepared: PreparedDataset, missing: str, result: Inspection) -> None:
     """Compare the folder with what preparation wrote into prepared.json."""
     path = prepared.folder / "prepared.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        source, recorded, missing = record["source"], record["fingerprint"], record["missing"]
-        left_out = {split: list(missing[split]) for split in SPLITS}
+        source, recorded = str(record["source"]), record["fingerprint"]
+        left_out = [f"{split}: {name}" for split in SPLITS for name in record["missing"][split]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         result.add("warning", "unreadable record of the preparation", f"{path.name} ({type(error).__name__}: {error})")
         return
-    deviation = count_deviation(str(source), result.labels, *(result.images[split] for split in SPLITS))
+    deviation = count_deviation(source, result.labels, *result.images.values())
     if deviation:
         result.add("warning", "counts other than published", deviation)
-    for split, names in left_out.items():
-        for name in names:
-            result.add("note", "photo that preparation left out as missing", f"{split}: {name}")
-    with result.noting("unreadable list"):
-        if result.ok and prepared.fingerprint() != recorded:  # after an error the lists may have no fingerprint
-            result.add("warning", "labels, lists or mask changed since the preparation", path.name)
-
-
-def _decode_all(paths: Iterable[Path], result: Inspection, progress: bool) -> dict[Path, Photo]:
-    ordered = sorted(paths)
-    with ThreadPool(THREADS) as pool:
-        bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
-        photos = list(tqdm(pool.imap(decode_photo, ordered, chunksize=16), total=len(ordered), **bar))
-    result.decoded = sum(not photo.problem for photo in photos)
-    return dict(zip(ordered, photos, strict=True))
+    for name in left_out:
+        result.add(missing, "photo that the raw lists have and the disk has not", name)
+    if result.ok and prepared.fingerprint() != recorded:
+        result.add("warning", "labels, lists or mask changed since the preparation", path.name)
 
 
 def decode_photo(path: Path) -> Photo:
@@ -262,23 +206,25 @@ def decode_photo(path: Path) -> Photo:
         return Photo(digest, "", str(error) or type(error).__name__)
 
 
-def _inspect_photos(rows: dict[str, list[Row]], photos: dict[Path, Photo], result: Inspection) -> None:
-    told: set[Path] = set()
+def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None:
+    """Decode every photo once; find the same bytes in several places."""
+    paths = sorted({row.path for row in rows})
+    with ThreadPool(THREADS) as pool:
+        bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
+        photos = list(tqdm(pool.imap(decode_photo, paths, chunksize=16), total=len(paths), **bar))
+    result.decoded = sum(not photo.problem for photo in photos)
+    photo_of, told = dict(zip(paths, photos, strict=True)), set()
     first: dict[str, dict[bytes, Row]] = {split: {} for split in SPLITS}  # split -> bytes of a photo -> its first row
-    for row in (row for split in SPLITS for row in rows[split] if row.path is not None):
-        photo = photos[row.path]
+    for row in rows:
+        photo = photo_of[row.path]
         if photo.problem and row.path not in told:
-            result.add("error", "unreadable photo", f"{row.place}: {row.name}: {photo.problem}")
+            result.add("error", "unreadable photo", f"{row.place}: {photo.problem}")
         elif photo.mode not in ("", "RGB") and row.path not in told:
-            result.add("note", "photo that is not RGB", f"{row.place}: {row.name} ({photo.mode})")
+            result.add("note", "photo that is not RGB", f"{row.place} ({photo.mode})")
         told.add(row.path)
         earlier = row if photo.problem else first[row.split].setdefault(photo.digest, row)
         if earlier.name != row.name:  # the same name is an image listed twice
-            result.add("note", "same photo twice in a split", _name_both(earlier, row))
+            result.add("note", "same photo twice in a split", f"{earlier.place} and {row.place}")
     for digest, row in first["test"].items():
         if digest in first["train"]:
-            result.add("warning", "photo in both splits", _name_both(first["train"][digest], row))
-
-
-def _name_both(one: Row, other: Row) -> str:
-    return f"{one.place}: {one.name} and {other.place}: {other.name}"
+            result.add("warning", "photo in both splits", f"{first['train'][digest].place} and {row.place}")

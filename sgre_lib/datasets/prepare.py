@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -10,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..base.errors import UserError
-from ..base.files import open_atomic, write_text
 from ..base.places import working_root
 from ..mini import COMPANIONS
 from .coco import read_coco
 from .inspection import Inspection, count_deviation, inspect
 from .nuswide import read_nuswide
-from .prepared import SPLITS, PreparedDataset, RawSplit, choose_data_root, prepared_folder, write_prepared
+from .prepared import SPLITS, PreparedDataset, RawDataset, RawSplit, choose_data_root, prepared_folder, write_prepared
 from .vg500 import read_vg500
 from .voc import VOC_LABELS, read_voc
 
@@ -42,19 +40,12 @@ def prepare(
     folder = Path(out).expanduser() if out is not None else working_root() / "data" / data
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file, not a folder")
-    labels, train, test = READERS[data](root, progress=progress)
-    _check_missing({"train": train, "test": test}, skip_missing)
-    if data == "mini":  # before the lists: a folder with lists is whole
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in COMPANIONS:
-            with open_atomic(folder / path.name, "wb") as file:
-                file.write(path.read_bytes())
-    prepared = write_prepared(folder, labels, train, test, source=data, data_root=root)
-    deviation = count_deviation(data, len(labels), len(train.names), len(test.names))
+    raw = READERS[data](root, progress=progress)
+    _check_missing(raw.splits, skip_missing)
+    prepared = write_prepared(folder, raw, source=data, data_root=root)
+    deviation = count_deviation(data, len(raw.labels), len(raw.train.names), len(raw.test.names))
     if deviation:
         print(deviation, file=sys.stderr)
-    if data == "vg500":
-        write_text(folder / "label_agreement.csv", labels.agreement_csv())
     return prepared
 
 
@@ -93,12 +84,7 @@ def check(
         raise UserError(f"there is no mini to check, {nowhere}: sgre prepare --data mini draws it")
     with tempfile.TemporaryDirectory() as temporary:
         prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
-        found = inspect(prepared.folder, data_root=root, progress=progress)
-        missing = json.loads((prepared.folder / "prepared.json").read_text(encoding="utf-8"))["missing"]
-    for split, names in missing.items():
-        for name in names:
-            found.add("error", "photo that the raw lists have and the disk has not", f"{split}: {name}")
-    return found
+        return inspect(prepared.folder, data_root=root, missing="error", progress=progress)
 
 
 def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
@@ -119,23 +105,25 @@ def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
     print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
 
 
-def _read_mini(root: Path, *, progress: bool) -> tuple[list[str], RawSplit, RawSplit]:
+def _read_mini(root: Path, *, progress: bool) -> RawDataset:
     from ..mini.annotations import make_mini
     from ..mini.objects import LABELS
 
     raw = root / "mini"
     if not (raw / "ImageSets" / "Main" / "test.txt").exists():  # the lists are written last: with them it is whole
         make_mini(raw, progress=progress)
-    return read_voc(raw, "trainval", "test", labels=list(LABELS), progress=progress)
+    dataset = read_voc(raw, "trainval", "test", list(LABELS), progress=progress)
+    dataset.files = {path.name: path.read_bytes() for path in COMPANIONS}
+    return dataset
 
 
-READERS: dict[str, Callable[..., tuple[list[str], RawSplit, RawSplit]]] = {
+READERS: dict[str, Callable[..., RawDataset]] = {
     "mini": _read_mini,
-    "voc2007": lambda root, **more: read_voc(root / "VOC2007", "trainval", "test", labels=VOC_LABELS, **more),
+    "voc2007": lambda root, **more: read_voc(root / "VOC2007", "trainval", "test", VOC_LABELS, **more),
     # The released script trains on trainval and tests on val, so on photos it was trained on. Here train trains.
-    "voc2012": lambda root, **more: read_voc(root / "VOC2012", "train", "val", labels=VOC_LABELS, **more),
+    "voc2012": lambda root, **more: read_voc(root / "VOC2012", "train", "val", VOC_LABELS, **more),
     "mscoco": read_coco,
     "nuswide": read_nuswide,
     "vg500": read_vg500,
 }
-"""Dataset name -> what reads its raw form below a data root: labels, training split, test split."""
+"""Dataset name -> what reads its raw form below a data root."""

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
-from ..base.files import fingerprint, read_array, read_lines, write_array, write_json, write_text
+from ..base.files import fingerprint, open_atomic, read_array, read_lines, write_array, write_json, write_text
 from ..base.places import working_root
 from .boxes import ImageBoxes, read_boxes, write_boxes
+from .name_lists import Report, read_list_lines, read_names, refuse
 
 SPLITS = ("train", "test")
 
@@ -91,6 +92,7 @@ class PreparedDataset:
             known = f" (make it with: sgre prepare --data {name})" if name in DATASET_NAMES else ""
             raise UserError(f"the prepared folder {self.folder} does not exist{known}")
         self.data_root = choose_data_root(data_root, self.folder)
+        self.report: Report = refuse  # `inspect` collects what is wrong instead
 
     @property
     def name(self) -> str:
@@ -98,49 +100,43 @@ class PreparedDataset:
 
     @cached_property
     def labels(self) -> list[str]:
-        path = self.folder / "label.txt"
-        labels = [line.strip() for line in read_lines(path, "the list of labels")]
-        for number, label in enumerate(labels, 1):
-            if not label:
-                raise UserError(f"{path} line {number}: an empty label")
-            if "," in label or "\t" in label:
-                raise UserError(f"{path} line {number}: {label!r} has a comma or a tab, which separate labels in lists")
-            if labels.index(label) != number - 1:
-                raise UserError(f"{path} line {number}: {label!r} is there twice")
-        if not labels:
-            raise UserError(f"{path} holds no label")
-        return labels
+        return read_names(self.folder / "label.txt", "label", ",\t", self.report)
 
     def read_list(self, split: str) -> tuple[list[str], np.ndarray]:
         """Image names and targets (N, L) of `train` or `test`, without looking for the files."""
         path = self.folder / f"{split}.txt"
         index = {label: number for number, label in enumerate(self.labels)}
-        lines = read_lines(path, f"the list of {split} images")
-        if not lines:
-            raise UserError(f"{path} names no image")
-        names, targets = [], np.zeros((len(lines), len(index)), np.uint8)
+        lines = read_list_lines(path, f"the list of {split} images", self.report)
+        names, targets = [], np.zeros((len(lines), len(self.labels)), np.uint8)
         for row, line in enumerate(lines):
             name, _, rest = line.partition("\t")
-            if not name.strip():
-                raise UserError(f"{path} line {row + 1}: no image path")
             names.append(name)
+            if not name.strip():
+                self.report("error", "line without an image path", f"{path} line {row + 1}")
             for label in filter(None, (part.strip() for part in rest.split(","))):
-                if label not in index:
-                    raise UserError(f"{path} line {row + 1}: the label {label!r} is not in {self.folder / 'label.txt'}")
-                targets[row, index[label]] = 1
+                if label in index:
+                    targets[row, index[label]] = 1
+                elif index:  # without any label there is one finding, not one for each label in the lists
+                    self.report("error", "label that label.txt does not have", f"{path} line {row + 1}: {label!r}")
         return names, targets
+
+    def read_mask(self, images: int) -> np.ndarray | None:
+        """The mask of so many test images, (images, L) uint8, or None where there is none."""
+        path = self.folder / "ignore.npy"
+        if not path.exists():
+            return None
+        mask, expected = read_array(path), (images, len(self.labels))
+        if mask.shape != expected:
+            shapes = f"{path} has shape {mask.shape}, but test.txt and label.txt ask for {expected}"
+            self.report("error", "mask of the wrong shape", shapes)
+        elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+            self.report("warning", "mask with values other than 0 and 1", path)
+        return (mask != 0).astype(np.uint8)
 
     @cached_property
     def ignore(self) -> np.ndarray | None:
         """The mask of the test images, (N, L) uint8, or None."""
-        path = self.folder / "ignore.npy"
-        if not path.exists():
-            return None
-        mask = read_array(path)
-        expected = (len(self.read_list("test")[0]), len(self.labels))
-        if mask.shape != expected:
-            raise UserError(f"{path} has shape {mask.shape}, but test.txt and label.txt ask for {expected}")
-        return (mask != 0).astype(np.uint8)
+        return self.read_mask(len(self.read_list("test")[0]))
 
     def find_photo(self, name: str) -> Path | None:
         """The file of an image that a list names: in the folder (or absolute), else under the data root, else None."""
@@ -202,66 +198,73 @@ DATASET_NAMES = ("mini", "voc2007", "voc2012", "mscoco", "nuswide", "vg500")
 class RawSplit:
     """What a raw dataset says of one split: image names (relative to the data root) and the labels of each.
 
-    missing: names that the raw lists have and the disk has not. ignore: labels left out when scoring, one set an image.
-    boxes: where the labels are in each image; None where the raw dataset has no boxes.
+    boxes: where the labels are in each image. ignore: labels left out when scoring, one list an image; empty where the
+    raw dataset has no difficult objects. missing: names that the raw lists have and the disk has not.
     """
 
     names: list[str] = field(default_factory=list)
     labels: list[list[str]] = field(default_factory=list)
-    ignore: list[list[str]] | None = None
+    boxes: list[ImageBoxes] = field(default_factory=list)
+    ignore: list[list[str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    boxes: list[ImageBoxes] | None = None
 
-    def add(self, root: Path, image: str, labels: list[str]) -> bool:
-        """Add an image where its photo lies under the data root, else count it as missing. True where it was added."""
-        if not os.path.exists(root / image):
+    def add(self, root: Path, image: str, labels: list[str], boxes: ImageBoxes | None = None) -> None:
+        """Add an image where its photo lies under the data root, else count it as missing."""
+        if os.path.exists(root / image):
+            self.names.append(image)
+            self.labels.append(labels)
+            self.boxes.append(boxes or {})
+        else:
             self.missing.append(image)
-            return False
-        self.names.append(image)
-        self.labels.append(labels)
-        return True
 
 
-def write_prepared(
-    out: Path, labels: list[str], train: RawSplit, test: RawSplit, *, source: str, data_root: Path
-) -> PreparedDataset:
+@dataclass
+class RawDataset:
+    """What a reader makes of a raw dataset. files: name -> bytes of what else belongs into the prepared folder."""
+
+    labels: list[str]
+    train: RawSplit = field(default_factory=RawSplit)
+    test: RawSplit = field(default_factory=RawSplit)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, RawSplit]:
+        return {"train": self.train, "test": self.test}
+
+
+def write_prepared(out: Path, raw: RawDataset, *, source: str, data_root: Path) -> PreparedDataset:
     """Write the prepared form of a raw dataset into `out` and return it, read back.
 
     Files of ours are replaced one by one, each in one step; label.txt comes last, so that a folder with it is whole.
-    Label embeddings that lie there already are kept when the labels are unchanged, and refused otherwise.
+    Label embeddings that lie there already are kept when the labels are unchanged, and refused otherwise. A mask or
+    boxes of another dataset, which must not be taken for this one's, get the ending `.previous`.
     """
-    old = out / "label.txt"
+    labels, test, old = raw.labels, raw.test, out / "label.txt"
     embeddings = sorted(path.name for path in out.glob("*.npy") if path.name != "ignore.npy")
     if embeddings and old.exists() and read_lines(old, "the list of labels") != labels:
         raise UserError(
             f"{out} holds label embeddings ({', '.join(embeddings)}) for other labels than this dataset has: "
             "choose another --out, or move them away"
         )
-    index = {label: number for number, label in enumerate(labels)}
     out.mkdir(parents=True, exist_ok=True)
-    for name, split in (("train", train), ("test", test)):
+    for name, content in raw.files.items():
+        with open_atomic(out / name, "wb") as file:
+            file.write(content)
+    index = {label: number for number, label in enumerate(labels)}
+    for name, split in raw.splits.items():
         rows = zip(split.names, (sorted(set(present), key=index.__getitem__) for present in split.labels), strict=True)
         write_text(out / f"{name}.txt", "".join(f"{image}\t{','.join(present)}\n" for image, present in rows))
-    if test.ignore is not None:
-        mask = np.zeros((len(test.names), len(labels)), np.uint8)
-        for row, ignored in enumerate(test.ignore):
-            mask[row, [index[label] for label in ignored]] = 1
-        write_array(out / "ignore.npy", mask)
-    else:
-        _set_aside(out / "ignore.npy")
-    if test.boxes is not None and any(test.boxes):
+    for path, there in ((out / "ignore.npy", test.ignore), (out / "test_boxes.jsonl", any(test.boxes))):
+        if path.exists() and not there:
+            os.replace(path, path.with_name(f"{path.name}.previous"))
+    if test.ignore:
+        mask = [[label in ignored for label in labels] for ignored in test.ignore]
+        write_array(out / "ignore.npy", np.array(mask, np.uint8))
+    if any(test.boxes):
         write_boxes(out / "test_boxes.jsonl", test.names, test.boxes)
-    else:
-        _set_aside(out / "test_boxes.jsonl")
-    write_text(out / "label.txt", "".join(f"{label}\n" for label in labels))
+    write_text(old, "".join(f"{label}\n" for label in labels))
     prepared = PreparedDataset(out, data_root)
-    about = {"source": source, "data_root": str(Path(data_root).resolve())}
-    missing = {"train": train.missing, "test": test.missing}
-    write_json(out / "prepared.json", about | {"missing": missing} | prepared.summary())
+    missing = {name: split.missing for name, split in raw.splits.items()}
+    about = {"source": source, "data_root": str(Path(data_root).resolve()), "missing": missing}
+    write_json(out / "prepared.json", about | prepared.summary())
     return prepared
-
-
-def _set_aside(path: Path) -> None:
-    """Rename another dataset's file, which must not be taken for this one's; nothing is deleted."""
-    if path.exists():
-        os.replace(path, path.with_name(f"{path.name}.previous"))

@@ -6,11 +6,12 @@ name of a label is the object name that is on the same images.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import statistics
 import sys
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,10 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.files import csv_text
-from .boxes import ImageBoxes, add_extent, read_photo_size
+from .boxes import add_box, read_photo_size
 from .coco import stream_json
-from .image_lists import read_split_lists
-from .prepared import RawSplit
+from .name_lists import read_split_lists
+from .prepared import SPLITS, RawDataset, RawSplit
 
 LABEL_COUNT = 500
 
@@ -54,26 +55,12 @@ class LabelAgreement(NamedTuple):
     runner_up_agreement: float = 0.0
 
 
-class RecoveredLabels(list[str]):
-    """The label names in the order of their indices; `agreements` has a LabelAgreement for each."""
+def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress: bool = True) -> RawDataset:
+    """`root`/VisualGenome; image names start with `VisualGenome/VG_100K`.
 
-    def __init__(self, agreements: list[LabelAgreement]):
-        super().__init__(agreement.name for agreement in agreements)
-        self.agreements = agreements
-
-    def agreement_csv(self) -> str:
-        """The agreements as CSV text, a line a label."""
-        return csv_text(LabelAgreement._fields, self.agreements, digits=4)
-
-
-def read_vg500(
-    root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress: bool = True
-) -> tuple[RecoveredLabels, RawSplit, RawSplit]:
-    """Labels, training and test split of `root`/VisualGenome; image names start with `VisualGenome/VG_100K`.
-
-    The labels' names are recovered from `objects.json` (see `recover_names`) and carry their agreement. A listed image
-    keeps its place even without a label. An image that lies in both photo folders is taken from VG_100K. Test images
-    have the boxes of their labels' objects.
+    The labels' names are recovered from `objects.json` (see `recover_names`), their agreements are its file
+    `label_agreement.csv`. A listed image keeps its place even without a label. An image that lies in both photo folders
+    is taken from VG_100K. Test images have the boxes of their labels' objects.
     Raises UserError for a missing or broken file, for a listed image that the label indices do not have, and where a
     name cannot be recovered with at least `agreement_floor`.
     """
@@ -87,23 +74,23 @@ def read_vg500(
         raise UserError(f"the photos of Visual Genome are missing: {raw} has neither folder {folders}")
     index_path = partition / "vg_category_500_labels_index.json"
     indices = read_label_indices(index_path)
-    paths = {split: partition / f"{split}_list_500.txt" for split in ("train", "test")}
+    paths = {split: partition / f"{split}_list_500.txt" for split in SPLITS}
     lists = read_split_lists(paths, indices, index_path)
-    labels = RecoveredLabels(recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress))
-    worst = min(labels.agreements, key=lambda label: label.agreement)
-    median = statistics.median(label.agreement for label in labels.agreements)
+    agreements = recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress)
+    worst = min(agreements, key=lambda label: label.agreement)
+    median = np.median([label.agreement for label in agreements])
     found = f"median {median:.3f}, lowest {worst.agreement:.3f} ({worst.name}, index {worst.index})"
-    names = f"{len(labels)} label names from {objects.name}"
+    names = f"{len(agreements)} label names from {objects.name}"
     print(f"recovered {names}: agreement (Jaccard index of the image sets) {found}", file=sys.stderr)
-    splits = {}
+    table = csv_text(LabelAgreement._fields, agreements, digits=4)
+    dataset = RawDataset([label.name for label in agreements], files={"label_agreement.csv": table.encode()})
     for split, names in lists.items():
-        splits[split] = RawSplit()
         for name in tqdm(names, desc=f"VG500 {split} photos", unit="image", disable=not progress):
             images = [f"VisualGenome/{folder}/{name}" for folder in PHOTO_FOLDERS]
             image = next((image for image in images if os.path.exists(root / image)), f"VisualGenome/{name}")
-            splits[split].add(root, image, [labels[index] for index in indices[name]])
-    splits["test"].boxes = read_object_boxes(objects, splits["test"], root, progress=progress)
-    return labels, splits["train"], splits["test"]
+            dataset.splits[split].add(root, image, [dataset.labels[index] for index in indices[name]])
+    add_object_boxes(objects, dataset.test, root, progress=progress)
+    return dataset
 
 
 def read_label_indices(path: Path) -> dict[str, list[int]]:
@@ -138,25 +125,36 @@ def recover_names(
     Raises UserError for an index without an image, and, naming the worst labels, for an agreement below
     `agreement_floor`.
     """
-    rows = {name: row for row, name in enumerate(indices)}
-    members: list[list[int]] = [[] for _ in range(1 + max(max(present, default=-1) for present in indices.values()))]
-    for row, present in enumerate(indices.values()):
-        for index in present:
-            members[index].append(row)
-    candidates = _find_candidates(members, len(rows), *_collect_names(objects, rows, progress), progress)
+    names, image_rows, name_ids = _collect_names(objects, indices, progress)
+    label_rows = np.repeat(np.arange(len(indices)), [len(present) for present in indices.values()])
+    label_ids = np.array([index for present in indices.values() for index in present], np.intp)
+    images_index, images_name = np.bincount(label_ids, minlength=1), np.bincount(name_ids, minlength=len(names))
+    if not images_index.all():
+        raise UserError(f"VG500's label index {images_index.argmin()} is on no image, so its name cannot be recovered")
+    candidates = []
+    for index, count in enumerate(tqdm(images_index.tolist(), desc="VG500 names", unit="label", disable=not progress)):
+        member = np.zeros(len(indices), bool)
+        member[label_rows[label_ids == index]] = True
+        both = np.bincount(name_ids[member[image_rows]], minlength=len(names))
+        agreement = both / (count + images_name - both)
+        best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
+        candidates += [
+            LabelAgreement(index, names[i], float(agreement[i]), count, int(images_name[i]), int(both[i]))
+            for i in best
+            if both[i]
+        ]
     chosen: dict[int, LabelAgreement] = {}
+    runners_up: dict[int, LabelAgreement] = {}
     taken: set[str] = set()
-    for candidate in candidates:
+    for candidate in sorted(candidates, key=lambda one: (-one.agreement, one.index, one.name)):
         if candidate.index not in chosen and candidate.name not in taken:
             chosen[candidate.index] = candidate
             taken.add(candidate.name)
-    runners_up: dict[int, LabelAgreement] = {}
-    for candidate in candidates:
-        if candidate != chosen.get(candidate.index):
+        else:
             runners_up.setdefault(candidate.index, candidate)
     result = []
-    for index, member_rows in enumerate(members):
-        none = LabelAgreement(index, "", 0.0, len(member_rows), 0, 0)
+    for index, count in enumerate(images_index.tolist()):
+        none = LabelAgreement(index, "", 0.0, count, 0, 0)
         second = runners_up.get(index, none)
         first = chosen.get(index, none)
         result.append(first._replace(runner_up=second.name, runner_up_agreement=second.agreement))
@@ -170,91 +168,57 @@ def recover_names(
     return result
 
 
-def _find_candidates(
-    members: list[list[int]],
-    images: int,
-    names: list[str],
-    image_rows: np.ndarray,
-    name_ids: np.ndarray,
-    progress: bool,
-) -> list[LabelAgreement]:
-    """For each label index the CANDIDATES names that agree best with it, all in order of falling agreement.
+def _collect_names(objects: Path, files: Iterable[str], progress: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct object names on the images, and for each name of each image the image's row and the name's number.
 
-    members: the rows of the images that have each label. image_rows, name_ids: see `_collect_names`.
+    A name with a comma is none: as a label it could not be told from two in a list.
     """
-    images_name = np.bincount(name_ids, minlength=len(names))
-    if not members:
-        raise UserError("VG500's label indices give no image a label")
-    found = []
-    for index, member_rows in enumerate(tqdm(members, desc="VG500 names", unit="label", disable=not progress)):
-        if not member_rows:
-            raise UserError(f"VG500's label index {index} is on no image, so its name cannot be recovered")
-        member = np.zeros(images, bool)
-        member[member_rows] = True
-        both = np.bincount(name_ids[member[image_rows]], minlength=len(names))
-        agreement = both / (len(member_rows) + images_name - both)
-        best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
-        found += [
-            LabelAgreement(index, names[i], float(agreement[i]), len(member_rows), int(images_name[i]), int(both[i]))
-            for i in best
-            if both[i]
-        ]
-    return sorted(found, key=lambda one: (-one.agreement, one.index, one.name))
+    numbers: dict[str, int] = {}
+    image_rows, name_ids = array("i"), array("i")
+    for row, things in stream_objects(objects, files, progress=progress):
+        found = dict.fromkeys(name for names, _ in things for name in names if name and "," not in name)
+        name_ids.extend(numbers.setdefault(name, len(numbers)) for name in found)
+        image_rows.extend([row] * len(found))
+    if not numbers:
+        raise UserError(f"{objects} names no object on the images of the partition")
+    return list(numbers), np.frombuffer(image_rows, np.intc), np.frombuffer(name_ids, np.intc)
 
 
-def plain_name(written: object) -> str:
-    """An object's name as names are compared: in lower case, with single spaces."""
-    return " ".join(str(written).lower().split())
-
-
-def read_object_boxes(objects: Path, split: RawSplit, root: Path, *, progress: bool = True) -> list[ImageBoxes]:
-    """The boxes of each image of a split: those of objects one of whose names is a label that the image has.
+def add_object_boxes(objects: Path, split: RawSplit, root: Path, *, progress: bool = True) -> None:
+    """Add the boxes of the objects one of whose names is a label that the image has.
 
     objects: `objects.json`, streamed a second time, since the labels' names come of the first. Its boxes are in pixels
     of the photo, whose size is read from the photo itself; an image whose photo cannot be read has no boxes.
     """
-    rows = {Path(name).name: row for row, name in enumerate(split.names)}
-    boxes: list[ImageBoxes] = [{} for _ in split.names]
-    for image in stream_json(objects, "item", progress=progress):
-        row = rows.get(f"{image['image_id'] if 'image_id' in image else image['id']}.jpg")
-        size = None if row is None else read_photo_size(root / split.names[row])
-        if size is None:
-            continue
-        present = set(split.labels[row])
-        for item in image["objects"]:
-            for label in {plain_name(name) for name in item["names"]} & present:
-                add_extent(boxes[row], label, [item.get(key) for key in "xywh"], size)
-    return boxes
+    for row, things in stream_objects(objects, [Path(name).name for name in split.names], progress=progress):
+        size = read_photo_size(root / split.names[row])
+        for names, thing in things if size else ():
+            for label in set(split.labels[row]).intersection(names):
+                add_box(split.boxes[row], label, [thing.get(key) for key in "xywh"], size, extent=True)
 
 
-def _collect_names(objects: Path, rows: dict[str, int], progress: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The distinct object names on the images of `rows`, and for each name of each image its image row and number."""
-    numbers: dict[str, int] = {}
-    number_of: dict[str, int | None] = {}  # a name as it is written -> its number; there are far fewer than objects
-    image_rows, name_ids = array("i"), array("i")
+def stream_objects(
+    objects: Path, files: Iterable[str], *, progress: bool = True
+) -> Iterator[tuple[int, list[tuple[list[str], dict]]]]:
+    """For each image of `objects.json` that is one of the files: its place there, and its objects with their names."""
+    rows = {name: row for row, name in enumerate(files)}
     read = bytearray(len(rows))
     for place, image in enumerate(stream_json(objects, "item", progress=progress), 1):
         try:
             row = rows.get(f"{image['image_id'] if 'image_id' in image else image['id']}.jpg")
             if row is None:
                 continue
-            found = dict.fromkeys(name for item in image["objects"] for name in item["names"])
+            things = [([plain_name(name) for name in thing["names"]], thing) for thing in image["objects"]]
         except (KeyError, TypeError):
             what = "an image with an image_id and objects with names"
             raise UserError(f"{objects}: entry {place} is not {what}") from None
         if read[row]:
             raise UserError(f"{objects}: entry {place} is of an image that is there already")
         read[row] = 1
-        present = set()
-        for written in found:
-            if written not in number_of:
-                name = plain_name(written)
-                # A label with a comma could not be told from two in a list.
-                number_of[written] = numbers.setdefault(name, len(numbers)) if name and "," not in name else None
-            present.add(number_of[written])
-        present.discard(None)
-        image_rows.extend([row] * len(present))
-        name_ids.extend(present)
-    if not numbers:
-        raise UserError(f"{objects} names no object on the images of the partition")
-    return list(numbers), np.frombuffer(image_rows, np.intc), np.frombuffer(name_ids, np.intc)
+        yield row, things
+
+
+@functools.cache  # there are far fewer names than objects
+def plain_name(written: object) -> str:
+    """An object's name as names are compared: in lower case, with single spaces."""
+    return " ".join(str(written).lower().split())

@@ -8,9 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..base.files import read_lines
 from .boxes import ImageBoxes, add_box, read_photo_size
-from .prepared import RawSplit
+from .name_lists import read_split_lists
+from .prepared import RawDataset
 
 VOC_LABELS = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -18,11 +18,10 @@ VOC_LABELS = [
 ]  # fmt: skip
 
 
-def read_objects(path: Path) -> list[tuple[str, bool, tuple[float, float, float, float]]]:
-    """The objects of one annotation file: (label, difficult, (xmin, ymin, xmax, ymax) in pixels, 1-based, inclusive).
+def read_objects(path: Path) -> list[tuple[str, bool, list[str | None]]]:
+    """The objects of one annotation file: (label, difficult, box as written: xmin, ymin, xmax, ymax).
 
-    Labels are lower-cased. A box that is absent or not four numbers is (nan, nan, nan, nan): labels do not need it.
-    Raises UserError where the file is not VOC's XML.
+    Labels are lower-cased. Boxes are in pixels, 1-based and inclusive. Raises UserError where it is not VOC's XML.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -30,75 +29,48 @@ def read_objects(path: Path) -> list[tuple[str, bool, tuple[float, float, float,
         raise UserError(f"the annotation {path} cannot be read ({error})") from None
     objects = []
     for item in root.iter("object"):
-        name = (item.findtext("name") or "").strip().lower()
+        name = item.findtext("name", "").strip().lower()
         if not name:
             raise UserError(f"the annotation {path} has an object without a name")
-        box = item.find("bndbox")
-        try:
-            corners = tuple(float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-        except (AttributeError, TypeError, ValueError):
-            corners = (float("nan"),) * 4
-        objects.append((name, (item.findtext("difficult") or "0").strip() == "1", corners))
+        box = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        objects.append((name, item.findtext("difficult", "0").strip() == "1", box))
     return objects
 
 
-def read_voc(
-    raw: Path, train_list: str, test_list: str, *, labels: list[str] | None = None, progress: bool = True
-) -> tuple[list[str], RawSplit, RawSplit]:
-    """Labels, training and test split of a folder in VOC's layout; image names start with the folder's own name.
+def read_voc(raw: Path, train_list: str, test_list: str, labels: list[str], *, progress: bool = True) -> RawDataset:
+    """A folder in VOC's layout; image names start with the folder's own name.
 
     An image has a label when at least one object of that class is not difficult. In the test split a class all of whose
     objects in an image are difficult is ignored there; an image with only such objects stays, without a label.
     A box counts as its object does: those of difficult objects are left out.
-    labels: the expected ones (an unknown class is then an error); None: all classes seen, sorted by name.
-    Raises UserError for a missing folder, list or annotation, for an image in both lists, and for an unknown class.
+    Raises UserError for a missing folder, list or annotation, for an image in both lists, and for a class that is not
+    one of the labels.
     """
     if not (raw / "Annotations").is_dir():
         raise UserError(f"{raw} is not in Pascal VOC's layout: it has no folder Annotations")
-    ids = {split: _read_ids(raw, name) for split, name in (("train", train_list), ("test", test_list))}
-    both = set(ids["train"]) & set(ids["test"])
-    if both:
-        raise UserError(f"{raw}: image {min(both)} is in both {train_list}.txt and {test_list}.txt ({len(both)} such)")
-    splits, seen = {}, set()
-    for split, names in ids.items():
-        result = RawSplit(ignore=[], boxes=[]) if split == "test" else RawSplit()
+    dataset = RawDataset(labels)
+    paths = {"train": train_list, "test": test_list}
+    paths = {split: raw / "ImageSets" / "Main" / f"{name}.txt" for split, name in paths.items()}
+    for split, names in read_split_lists(paths).items():
+        rows = dataset.splits[split]
         for name in tqdm(names, desc=f"{raw.name} {split}", unit="image", disable=not progress):
             image = f"{raw.name}/JPEGImages/{name}.jpg"
             if not (raw.parent / image).exists():
-                result.missing.append(image)
+                rows.missing.append(image)
                 continue
-            objects = read_objects(raw / "Annotations" / f"{name}.xml")
+            annotation = raw / "Annotations" / f"{name}.xml"
+            objects = read_objects(annotation)
             clear = {label for label, difficult, _ in objects if not difficult}
             unclear = {label for label, _, _ in objects} - clear
-            unknown = (clear | unclear) - set(labels) if labels else set()
+            unknown = (clear | unclear) - set(labels)
             if unknown:
-                where = f"{raw / 'Annotations' / name}.xml"
-                raise UserError(f"{where}: the class {min(unknown)!r} is not one of the labels")
-            seen |= clear | unclear
-            result.names.append(image)
-            result.labels.append(sorted(clear))
-            if result.ignore is not None:
-                result.ignore.append(sorted(unclear))
-                result.boxes.append(_clear_boxes(objects, raw.parent / image))
-        splits[split] = result
-    return labels or sorted(seen), splits["train"], splits["test"]
-
-
-def _clear_boxes(objects: list[tuple[str, bool, tuple]], photo: Path) -> ImageBoxes:
-    """The boxes of the objects that are not difficult."""
-    boxes: ImageBoxes = {}
-    size = read_photo_size(photo)
-    for label, difficult, (xmin, ymin, xmax, ymax) in objects if size else ():
-        if not difficult:
-            add_box(boxes, label, (xmin - 1, ymin - 1, xmax, ymax), size)  # pixels 1 to 3 end at the edge 3
-    return boxes
-
-
-def _read_ids(raw: Path, name: str) -> list[str]:
-    path = raw / "ImageSets" / "Main" / f"{name}.txt"
-    ids = [line.split()[0] for line in read_lines(path, "the image list") if line.strip()]
-    if not ids:
-        raise UserError(f"{path} names no image")
-    if len(set(ids)) != len(ids):
-        raise UserError(f"{path} names an image twice")
-    return ids
+                raise UserError(f"{annotation}: the class {min(unknown)!r} is not one of the labels")
+            boxes: ImageBoxes = {}
+            size = read_photo_size(raw.parent / image) if split == "test" else None
+            for label, difficult, box in objects if size else ():
+                if not difficult:
+                    add_box(boxes, label, box, size, origin=(1, 1, 0, 0))  # pixels 1 to 3 end at the edge 3
+            rows.add(raw.parent, image, sorted(clear), boxes)
+            if split == "test":
+                rows.ignore.append(sorted(unclear))
+    return dataset

@@ -18,7 +18,9 @@ def test_a_box_is_cut_at_the_photo_and_left_out_where_nothing_is_left():
     boxes: dict = {}
     for corners in ((-5, 2, 10, 50), (25, 0, 30, 5), (3, 3, 3, 9), (float("nan"), 0, 1, 1), (1, 2, 3), ("x", 1, 2, 3)):
         add_box(boxes, "cat", corners, (20, 10))
-    assert {label: list(flat) for label, flat in boxes.items()} == {"cat": [0, 0.2, 0.5, 1]}
+    for extent in ((10, 2, 5, 50), (25, 0, 5, 5), None, 5, [], {}, ("1", None, 2, 3)):
+        add_box(boxes, "cat", extent, (20, 10), extent=True)
+    assert {label: list(flat) for label, flat in boxes.items()} == {"cat": [0, 0.2, 0.5, 1, 0.5, 0.2, 0.75, 1]}
 
 
 def write_voc_photo(raw, name, objects, size):

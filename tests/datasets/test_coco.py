@@ -47,8 +47,9 @@ def test_labels_follow_the_categories_and_crowds_count(tmp_path):
     photos = {"b.jpg": [3, 1, 3], "crowd only.jpg": ["18"], "nothing.jpg": [], "ñandú, big.jpg": [18, "1"]}
     write_split(tmp_path, "train2014", photos)
     write_val(tmp_path)
-    labels, train, test = read_coco(tmp_path, progress=False)
-    assert labels == ["person", "dog", "traffic light"]
+    raw = read_coco(tmp_path, progress=False)
+    train, test = raw.train, raw.test
+    assert raw.labels == ["person", "dog", "traffic light"]
     assert train.names == [f"MSCOCO/train2014/{name}" for name in ("b.jpg", "crowd only.jpg", "ñandú, big.jpg")]
     assert train.labels == [["person", "traffic light"], ["dog"], ["person", "dog"]]
     assert test.names == ["MSCOCO/val2014/v.jpg"]
@@ -59,7 +60,7 @@ def test_the_prepared_folder_reads_back_and_finds_its_photos(tmp_path):
     root = tmp_path / "raw data"
     write_split(root, "train2014", {"ü ü.jpg": [18], "b.jpg": [1, 3]})
     write_val(root)
-    prepared = write_prepared(tmp_path / "out", *read_coco(root, progress=False), source="mscoco", data_root=root)
+    prepared = write_prepared(tmp_path / "out", read_coco(root, progress=False), source="mscoco", data_root=root)
     split = prepared.split("train")
     assert split.targets.tolist() == [[0, 1, 0], [1, 0, 1]]
     assert all(path.is_file() for path in split.paths)
@@ -79,7 +80,7 @@ def test_missing_photos_are_recorded_and_only_those_with_a_label(tmp_path):
     photos = {"here.jpg": [1], "gone.jpg": [1], "gone without a label.jpg": []}
     write_split(tmp_path, "train2014", photos, absent=["gone.jpg", "gone without a label.jpg"])
     write_val(tmp_path)
-    _, train, _ = read_coco(tmp_path, progress=False)
+    train = read_coco(tmp_path, progress=False).train
     assert train.names == ["MSCOCO/train2014/here.jpg"]
     assert train.missing == ["MSCOCO/train2014/gone.jpg"]
 
@@ -87,11 +88,14 @@ def test_missing_photos_are_recorded_and_only_those_with_a_label(tmp_path):
 @pytest.mark.parametrize(
     ("annotation", "complaint"),
     [
-        ({"image_id": 1000, "category_id": 99}, "annotation 2 is of category 99, which the file does not have"),
-        ({"image_id": 5, "category_id": 1}, "annotation 2 is of image 5, which the file does not have"),
-        ({"image_id": 1000, "caption": "A dog."}, "annotation 2 has no image_id or no category_id"),
-        ({"image_id": [1], "category_id": 1}, "annotation 2 has no image_id or no category_id"),
-        ("text", "annotation 2 has no image_id or no category_id"),
+        (
+            {"image_id": 1000, "category_id": 99},
+            "entry 2 of annotations is of category 99, which the file does not have",
+        ),
+        ({"image_id": 5, "category_id": 1}, "entry 2 of annotations is of image 5, which the file does not have"),
+        ({"image_id": 1000, "caption": "A dog."}, "entry 2 of annotations has no image_id or no category_id"),
+        ({"image_id": [1], "category_id": 1}, "entry 2 of annotations has no image_id or no category_id"),
+        ("text", "entry 2 of annotations has no image_id or no category_id"),
     ],
 )
 def test_a_wrong_annotation_is_refused_with_file_and_place(tmp_path, annotation, complaint):
@@ -108,8 +112,8 @@ def test_a_wrong_annotation_is_refused_with_file_and_place(tmp_path, annotation,
         ([*CATEGORIES[1:], CATEGORIES[0]], "do not have the same categories in the same order"),
         (CATEGORIES[:2], "do not have the same categories"),
         ([{"id": 1, "name": "cup, mug"}], "commas and tabs separate labels"),
-        ([{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}], "category 2 (cup) is there twice"),
-        ([{"id": 1}], "category 1 has no id or no name"),
+        ([{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}], "entry 2 of categories (2, cup) is there twice"),
+        ([{"id": 1}], "entry 1 of categories has no id or no name"),
         ([], "has no categories"),
     ],
 )
@@ -126,10 +130,13 @@ def test_wrong_images_are_refused(tmp_path):
     write_val(tmp_path)
     content = json.loads(path.read_text(encoding="utf-8"))
     for images, complaint in (
-        ([{"file_name": "a.jpg", "id": 1}, {"file_name": "b.jpg", "id": 1}], "image 2 has the id 1, as an earlier one"),
+        (
+            [{"file_name": "a.jpg", "id": 1}, {"file_name": "b.jpg", "id": 1}],
+            "entry 2 of images has the id 1, as an earlier one",
+        ),
         ([{"file_name": "a.jpg", "id": 1}, {"file_name": "a.jpg", "id": 2}], "two images have the same file_name"),
-        ([{"file_name": "a\t.jpg", "id": 1}], "image 1 has the file_name 'a\\t.jpg'"),
-        ([{"file_name": "a.jpg"}], "image 1 has no id or no file_name"),
+        ([{"file_name": "a\t.jpg", "id": 1}], "entry 1 of images has the file_name 'a\\t.jpg'"),
+        ([{"file_name": "a.jpg"}], "entry 1 of images has no id or no file_name"),
     ):
         path.write_text(json.dumps(content | {"images": images}))
         with pytest.raises(UserError) as caught:
@@ -185,10 +192,10 @@ def test_the_genuine_annotation_files_read():
     folder = os.environ.get("SGRE_SHARED_DATA")
     if not folder or not (Path(folder) / "MSCOCO" / "annotations").is_dir():
         pytest.skip("SGRE_SHARED_DATA names no folder with genuine MS-COCO annotations")
-    labels, train, test = read_coco(Path(folder), progress=False)
+    raw = read_coco(Path(folder), progress=False)
     published = (Path(folder) / "label_embeddings" / "mscoco" / "label.txt").read_text(encoding="utf-8").splitlines()
-    assert labels == published
-    for split, name in ((train, "train2014"), (test, "val2014")):
+    assert raw.labels == published
+    for split, name in ((raw.train, "train2014"), (raw.test, "val2014")):
         content = json.loads((Path(folder) / "MSCOCO" / "annotations" / f"instances_{name}.json").read_text())
         categories = {category["id"]: category["name"] for category in content["categories"]}
         expected: dict[int, set[str]] = {}

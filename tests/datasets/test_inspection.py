@@ -12,7 +12,7 @@ from PIL import Image
 
 from sgre_lib.base.errors import UserError
 from sgre_lib.datasets.inspection import Inspection, count_deviation, inspect
-from sgre_lib.datasets.prepared import RawSplit, write_prepared
+from sgre_lib.datasets.prepared import RawDataset, RawSplit, write_prepared
 
 
 def photo_bytes(seed: int, mode: str = "RGB", form: str = "JPEG") -> bytes:
@@ -123,7 +123,7 @@ def test_faulty_lines_are_errors_and_do_not_end_the_inspection(folder):
     assert not result.ok
     assert places(result, "empty label") == ["label.txt line 3"]
     assert places(result, "label that is there twice") == ["label.txt lines 1 and 4: sea"]
-    assert places(result, "label with a comma or a tab") == ["label.txt line 5: 'cup, mug'"]
+    assert places(result, "unusable label") == ["label.txt line 5: 'cup, mug' has one of ',\\t'"]
     assert places(result, "label that label.txt does not have") == ["train.txt line 1: 'moon'"]
     assert places(result, "line without an image path") == ["train.txt line 2", "train.txt line 3"]
     assert len(places(result, "missing photo")) == 1
@@ -156,10 +156,10 @@ def test_the_record_of_the_preparation_is_compared(folder):
     root = folder.parent / "raw"
     train = RawSplit(["2.jpg", "a b/ü.jpg"], [["sea"], ["sky"]], missing=["gone.jpg"])
     test = RawSplit(["3.jpg", "4.jpg"], [["sea"], ["sky"]])
-    write_prepared(folder, ["sea", "sky"], train, test, source="mscoco", data_root=root)
+    write_prepared(folder, RawDataset(["sea", "sky"], train, test), source="mscoco", data_root=root)
     result = look(folder)
     assert result.ok
-    assert places(result, "photo that preparation left out as missing") == ["train: gone.jpg"]
+    assert places(result, "photo that the raw lists have and the disk has not") == ["train: gone.jpg"]
     assert places(result, "counts other than published")[0].startswith("mscoco has 2 labels, 2 training and 2 test")
     (folder / "test.txt").write_text("3.jpg\tsky\n4.jpg\tsea\n")
     assert places(look(folder), "labels, lists or mask changed since the preparation") == ["prepared.json"]

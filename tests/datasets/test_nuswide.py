@@ -59,8 +59,9 @@ def refusal(raw: Path) -> str:
 
 
 def test_labels_and_lists_are_read_as_the_rules_say(raw):
-    labels, train, test = read_nuswide(raw.parent, progress=False)
-    assert labels == CONCEPTS
+    dataset = read_nuswide(raw.parent, progress=False)
+    train, test = dataset.train, dataset.test
+    assert dataset.labels == CONCEPTS
     assert train.names == ["NUS-WIDE/Flickr/café au lait/1 2.jpg", "NUS-WIDE/Flickr/zoo/3.jpg"]
     assert train.labels == [["airport"], ["water", "book"]]
     assert train.missing == ["NUS-WIDE/Flickr/actor/gone.jpg"]  # and not the image without a label
@@ -71,7 +72,7 @@ def test_labels_and_lists_are_read_as_the_rules_say(raw):
 
 def test_the_prepared_folder_reads_back_and_finds_its_photos(raw, tmp_path):
     root = raw.parent
-    prepared = write_prepared(tmp_path / "out", *read_nuswide(root, progress=False), source="nuswide", data_root=root)
+    prepared = write_prepared(tmp_path / "out", read_nuswide(root, progress=False), source="nuswide", data_root=root)
     split = prepared.split("train")
     assert split.targets.tolist() == [[0, 1, 0], [1, 0, 1]]
     assert all(path.is_file() for path in split.paths)
@@ -106,25 +107,25 @@ def test_wrong_lists_are_named_with_file_and_line(raw):
     train = lists / "TrainImagelist.txt"
     before = train.read_bytes()
     train.write_bytes(before + b"zoo\\3.jpg\r\n")
-    assert refusal(raw) == f"{train} line 5: zoo/3.jpg is also on line 4"
+    assert refusal(raw) == f"image that is there twice: {train} lines 4 and 5: zoo\\3.jpg"
     train.write_bytes(before + b"zoo\\never seen.jpg\r\n")
     assert refusal(raw) == f"{train} line 5: zoo/never seen.jpg is not in {lists / 'Imagelist.txt'}"
     train.write_bytes(before + b"\r\nzoo\\last.jpg\r\n")
-    assert refusal(raw) == f"{train} line 5: '' is not an image's path"
+    assert refusal(raw) == f"empty image: {train} line 5"
     train.write_bytes(before + b"zoo\\last.jpg\r\n")
     assert refusal(raw) == f"{lists / 'TestImagelist.txt'} line 1: zoo/last.jpg is also in TrainImagelist.txt"
     train.write_bytes(b"\r\n")
-    assert refusal(raw) == f"{train} names no image"
+    assert refusal(raw) == f"empty list: {train}"
     train.unlink()
-    assert refusal(raw) == f"the image list is missing: {train}"
+    assert refusal(raw) == f"the list of images is missing: {train}"
 
 
 def test_wrong_concepts_are_named_with_file_and_line(raw):
     path = raw / "Concepts81.txt"
     path.write_text("water\nbook\nwater\n")
-    assert refusal(raw) == f"{path} line 3: water is also on line 1"
+    assert refusal(raw) == f"concept that is there twice: {path} lines 1 and 3: water"
     path.write_text("water\n\nbook\n")
-    assert refusal(raw) == f"{path} line 2: '' is not a concept's name"
+    assert refusal(raw) == f"empty concept: {path} line 2"
     path.write_text("water\nvalley\n")
     assert refusal(raw) == f"the label file is missing: {raw / 'Groundtruth' / 'AllLabels' / 'Labels_valley.txt'}"
 

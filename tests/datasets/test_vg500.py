@@ -55,14 +55,15 @@ def refusal(raw: Path) -> str:
 
 
 def test_names_photos_and_labels_are_found(raw, tmp_path, capsys):
-    labels, train, test = read_vg500(raw.parent, progress=False)
-    assert labels == ["sky", "café table", "dog"]
+    dataset = read_vg500(raw.parent, progress=False)
+    train, test = dataset.train, dataset.test
+    assert dataset.labels == ["sky", "café table", "dog"]
     assert train.names == ["VisualGenome/VG_100K_2/22.jpg", "VisualGenome/VG_100K/1.jpg"]
     assert train.labels == [["dog"], ["sky", "café table"]]
     assert train.missing == ["VisualGenome/3.jpg"]
     assert (test.names, test.labels, test.missing) == (["VisualGenome/VG_100K/4.jpg"], [["café table"]], [])
     assert "recovered 3 label names from objects.json" in capsys.readouterr().err
-    prepared = write_prepared(tmp_path / "out", labels, train, test, source="vg500", data_root=raw.parent)
+    prepared = write_prepared(tmp_path / "out", dataset, source="vg500", data_root=raw.parent)
     assert prepared.split("train").targets.tolist() == [[0, 0, 1], [1, 1, 0]]
 
 
@@ -77,10 +78,10 @@ def test_the_agreement_is_the_jaccard_index_and_is_written_out(tmp_path):
     assert (label.runner_up, label.runner_up_agreement) == ("mug", pytest.approx(0.5))
 
 
-def test_the_csv_text_has_a_row_a_label(raw):
-    labels, _, _ = read_vg500(raw.parent, progress=False)
-    rows = list(csv.DictReader(io.StringIO(labels.agreement_csv())))
-    assert [row["name"] for row in rows] == labels
+def test_the_table_of_agreements_has_a_row_a_label(raw):
+    dataset = read_vg500(raw.parent, progress=False)
+    rows = list(csv.DictReader(io.StringIO(dataset.files["label_agreement.csv"].decode())))
+    assert [row["name"] for row in rows] == dataset.labels
     assert [row["index"] for row in rows] == ["0", "1", "2"]
     assert float(rows[0]["agreement"]) == 1.0
     assert rows[0]["images_both"] == "2"
@@ -127,7 +128,7 @@ def test_labels_below_the_floor_are_refused_and_named(raw):
     text = refusal(raw)
     assert text.startswith(f"{objects}: 1 of 3 labels agree with no object name to 0.5")
     assert "index 2 (" in text
-    labels, _, _ = read_vg500(raw.parent, agreement_floor=0.0, progress=False)
+    labels = read_vg500(raw.parent, agreement_floor=0.0, progress=False).labels
     assert labels[:2] == ["sky", "café table"]
 
 
@@ -154,7 +155,7 @@ def test_wrong_lists_are_named_with_file_and_line(raw):
     test.write_text("4.jpg\n22.jpg\n")
     assert refusal(raw) == f"{test} line 2: 22.jpg is also in train_list_500.txt"
     test.write_text("4.jpg\n4.jpg\n")
-    assert refusal(raw) == f"{test} line 2: 4.jpg is also on line 1"
+    assert refusal(raw) == f"image that is there twice: {test} lines 1 and 2: 4.jpg"
 
 
 def test_broken_and_missing_files_are_named(raw):

@@ -83,9 +83,15 @@ def test_missing_photos_are_an_error_unless_allowed_and_then_recorded(tree, caps
     [
         (lambda raw: (raw / "Annotations" / "a1.xml").write_text("<annotation>"), "a1.xml cannot be read"),
         (lambda raw: (raw / "Annotations" / "b1.xml").unlink(), "b1.xml cannot be read"),
-        (lambda raw: (raw / "ImageSets" / "Main" / "test.txt").unlink(), "image list is missing"),
-        (lambda raw: (raw / "ImageSets" / "Main" / "test.txt").write_text("a1\n"), "a1 is in both"),
-        (lambda raw: (raw / "ImageSets" / "Main" / "test.txt").write_text("b1\nb1\n"), "names an image twice"),
+        (lambda raw: (raw / "ImageSets" / "Main" / "test.txt").unlink(), "list of images is missing"),
+        (
+            lambda raw: (raw / "ImageSets" / "Main" / "test.txt").write_text("a1\n"),
+            "test.txt line 1: a1 is also in trainval.txt",
+        ),
+        (
+            lambda raw: (raw / "ImageSets" / "Main" / "test.txt").write_text("b1\nb1\n"),
+            "image that is there twice: .*test.txt lines 1 and 2: b1",
+        ),
         (lambda raw: (raw / "Annotations" / "a1.xml").write_text(f"<a>{OBJECT.format('unicorn', 0)}</a>"), "unicorn"),
     ],
 )
