@@ -14,7 +14,7 @@ from ..evaluation.intervals import COLUMNS
 from ..reports.display import html_table
 from .judge import RowResult, decimals, format_percent, judge_row
 from .results import TableResult
-from .run import COST_COLUMNS, METRICS, RunResult
+from .run_folder import COST_COLUMNS, METRICS, RunResult
 
 Cells = tuple[list[str], list[list[str]]]
 """A table's header and lines. The first cell of a line is its name; a line of one cell heads a group."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..evaluation.intervals import COLUMNS, compare, spread, standard_error
 from .declaration import Row
-from .run import RunResult
+from .run_folder import RunResult
 
 DECIMALS_BELOW = 0.005
 """Standard error, as a fraction, below which a percentage gets its decimal."""

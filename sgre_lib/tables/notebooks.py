@@ -23,6 +23,14 @@ from tqdm import tqdm
 from ..base.errors import UserError
 from ..base.places import PROJECT_ROOT
 from ..base.process import HOST_ENVIRONMENT
+from ..base.settings import TrainSettings
+from .declaration import COST_PARAMETERS
+
+NOTEBOOKS = PREPARE, TRAIN, EVALUATE, VISUALIZE, COST, REPORT, START = (
+    "01_prepare_datasets", "03_train", "04_evaluate", "05_visualize_heatmaps", "12_cost", "20_reproduce_tables",
+    "21_all_tables",
+)  # fmt: skip
+"""The notebooks that tables and their report are made of."""
 
 KERNEL = "python3"
 
@@ -83,6 +91,25 @@ def notebook_parameters(notebook: str) -> dict[str, Any]:
     return papermill.inspect_notebook(str(path))
 
 
+def machine_parameters(notebook: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What a notebook takes of the machine's settings: all in its parameter `machine`, else those that it names."""
+    known = notebook_parameters(notebook)
+    if "machine" in known:
+        return {"machine": dict(machine)}
+    return {name: value for name, value in machine.items() if name in known}
+
+
+def split_parameters(parameters: dict[str, Any], notebook: str = TRAIN) -> dict[str, Any]:
+    """Parameters as a notebook takes them: its own by name, the rest in `more_settings`.
+
+    What is not declared takes the library's default, never the example value that stands in the notebook.
+    """
+    known = notebook_parameters(notebook)
+    values = vars(TrainSettings()) | COST_PARAMETERS | parameters
+    own = {name: values[name] for name in known if name in values}
+    return own | {"more_settings": {name: value for name, value in parameters.items() if name not in known}}
+
+
 def run_notebook(
     notebook: str,
     output: Path,
@@ -135,13 +162,8 @@ def run_notebook(
 def _watch(label: str, history: Path | None, epochs: int, progress: bool) -> Iterator[None]:
     """A progress bar beside a running notebook: epochs, where there is a history to read, else seconds."""
     stop = threading.Event()
-    bar = tqdm(
-        total=epochs or None if history else None,
-        desc=label,
-        unit="epoch",
-        leave=False,
-        disable=None if progress else True,
-    )
+    total, disable = epochs or None if history else None, None if progress else True
+    bar = tqdm(total=total, desc=label, unit="epoch", leave=False, disable=disable)
 
     def follow() -> None:
         while not stop.wait(0.5):
@@ -160,3 +182,8 @@ def _watch(label: str, history: Path | None, epochs: int, progress: bool) -> Ite
         stop.set()
         thread.join()
         bar.close()
+
+
+def say(text: str) -> None:
+    """Print a line without breaking a progress bar."""
+    tqdm.write(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..base.errors import UserError
 from ..base.places import PROJECT_ROOT, working_root
 from .declaration import SCALES, Row, Run, Table, read_table, table_scales
-from .run import read_run
+from .run_folder import read_run
 
 
 def results_folder() -> Path:

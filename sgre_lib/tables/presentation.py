@@ -39,9 +39,10 @@ from .formats import (
     publishes_labels,
 )
 from .judge import RowResult, distinct_rows, format_metric, format_percent, judge_row
+from .notebooks import COST, EVALUATE, REPORT
 from .plan import format_hours, table_argument
 from .results import TableResult
-from .run import COST, EVALUATE, REPORT, RunResult, read_json
+from .run_folder import RunResult, read_json
 
 COSTLY = ("model", "arch", "image_size", "branches", "output_stride", "num_layers", "rm_cls")
 """Settings that decide how many operations a forward pass takes, besides the number of labels."""

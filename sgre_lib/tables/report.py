@@ -27,10 +27,10 @@ from ..reports.convert import export_html
 from ..reports.folder import Page, make_folder, write_folder
 from .declaration import SCALES, Table
 from .formats import write_table
-from .notebooks import notebooks_folder, run_notebook
+from .notebooks import REPORT, START, notebooks_folder, run_notebook
 from .plan import read_tables, results_folder
 from .results import TableResult, collect_runs
-from .run import REPORT, START, RunResult
+from .run_folder import RunResult
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

@@ -1,31 +1,54 @@
 """Reproduction: the runs of tables, one after the other or side by side, then each table and its report.
 
 `experiments/results/<table>/` holds table.{csv,md,html,json}, the executed report notebook and report.html; the runs
-behind them are in `experiments/results/runs/` (see `run`), where tables share them. Several processes may work side by
-side: each run is locked by the one that is at it, a table only while it is written.
+behind them are in `experiments/results/runs/` (see `run_folder`), where tables share them. Several processes may work
+side by side: each run is locked by the one that is at it, a table only while it is written.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import UserError
-from ..base.files import folder_lock
-from ..base.settings import MachineSettings
+from ..base.files import folder_lock, write_array, write_json
+from ..base.provenance import code_version, package_versions
+from ..base.settings import MachineSettings, TrainSettings
 from ..datasets.prepared import DATASET_NAMES, prepared_folder
-from .declaration import Table
+from .declaration import Run, Table
 from .formats import write_table
-from .notebooks import NotebookFailed, interrupt_kernels, notebooks_folder, run_notebook
+from .notebooks import (
+    COST,
+    EVALUATE,
+    NOTEBOOKS,
+    PREPARE,
+    TRAIN,
+    VISUALIZE,
+    NotebookFailed,
+    interrupt_kernels,
+    machine_parameters,
+    notebooks_folder,
+    run_notebook,
+    say,
+    split_parameters,
+)  # fmt: skip
 from .plan import PlannedRun, plan_runs, read_tables, results_folder
 from .report import write_report
 from .results import TableResult, collect_runs
-from .run import NOTEBOOKS, PREPARE, execute_run, machine_parameters, say
+from .run_folder import METRICS, read_json, read_run, resample_experiment, result_file, run_folder
+
+RECORDED = ("torch", "torchvision", "timm", "numpy", "pillow", "papermill")
+"""Packages whose versions are recorded with a run."""
 
 
 def reproduce(
@@ -90,28 +113,32 @@ class _Executor:
     def __init__(self, root: Path, jobs: int, force: bool, machine: MachineSettings, progress: bool):
         self.root, self.force, self.progress = root, force, progress and jobs == 1
         self.machine = machine.changed()
-        self.stop = threading.Event()
+        self.interrupted = threading.Event()
         self.places: queue.Queue[dict[str, str]] = queue.Queue()
         for environment in share_machine(jobs, machine):
             self.places.put(environment)
         self.pool = ThreadPoolExecutor(jobs)
         self.futures: dict[str, Future] = {}
 
+    def __enter__(self) -> _Executor:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            self.interrupted.set()
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_kernels()
+        self.pool.shutdown()
+
     def add(self, plan: list[PlannedRun]) -> None:
         problems = self._prepare_data(plan)
         for item in plan:
-            problem = problems.get(item.run.parameters.get("data", ""))
+            problem = problems.get(item.run.parameters.get("data", ""), "")
             self.futures[item.run.key] = self.pool.submit(self._execute, item, problem)
 
-    def _execute(self, item: PlannedRun, problem: str | None) -> None:
-        environment = self.places.get()
-        try:
-            execute_run(
-                item.run, self.root, item.label, force=self.force, problem=problem, progress=self.progress,
-                environment=environment, machine=self.machine, stop=self.stop,
-            )  # fmt: skip
-        finally:
-            self.places.put(environment)
+    def wait(self, keys: set[str]) -> None:
+        for key in keys:
+            self.futures[key].result()
 
     def _prepare_data(self, plan: list[PlannedRun]) -> dict[str, str]:
         """Prepare the datasets that are not prepared yet. Returns, by dataset, why one could not be."""
@@ -131,19 +158,112 @@ class _Executor:
                     problems[data] = f"{data} could not be prepared: {failure}"
         return problems
 
-    def wait(self, keys: set[str]) -> None:
-        for key in keys:
-            self.futures[key].result()
+    def _execute(self, item: PlannedRun, problem: str) -> None:
+        """Bring one run to run.json or failed.json, going on from its last checkpoint where it was interrupted.
 
-    def __enter__(self) -> _Executor:
-        return self
+        problem: why it cannot run. A run that another process is at is left to it, with a line that says so.
+        """
+        folder = run_folder(item.run, self.root)
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = self.places.get()
+        with ExitStack() as stack:
+            stack.callback(self.places.put, environment)
+            try:
+                stack.enter_context(folder_lock(folder, "reproduce"))
+            except UserError as error:
+                say(f"{item.label}: skipped: {error}")
+                return
+            if read_run(item.run, self.root).state == "done":  # another process may have ended it since it was planned
+                if not self.force:
+                    return
+                _move_aside(folder)
+                folder.mkdir()
+                stack.enter_context(folder_lock(folder, "reproduce"))
+            self._run_notebooks(item, folder, problem, environment)
 
-    def __exit__(self, kind, *_) -> None:
-        if kind is not None:
-            self.stop.set()
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            interrupt_kernels()
-        self.pool.shutdown()
+    def _run_notebooks(self, item: PlannedRun, folder: Path, problem: str, environment: dict[str, str]) -> None:
+        run, history, begun, started = item.run, folder / "experiment" / "history.csv", time.monotonic(), _now()
+        spent_before = _training_seconds(history)  # of a run that was interrupted and goes on
+        for name in ("failed.json", "run.json"):
+            if (folder / name).exists():
+                os.replace(folder / name, folder / f"previous_{name}")
+        write_json(folder / "declared.json", {"kind": run.kind, "parameters": run.parameters})
+        steps = _plan_notebooks(run, folder, self.machine)
+        try:
+            if problem:
+                raise NotebookFailed(problem)
+            for notebook, parameters in steps.items():
+                run_notebook(
+                    notebook, folder / f"{notebook}.ipynb", parameters, label=f"{item.label}: {notebook}",
+                    progress=self.progress, history=history if notebook == TRAIN else None,
+                    epochs=run.parameters.get("epochs", TrainSettings.epochs), environment=environment,
+                )  # fmt: skip
+            found = _read_result(run, folder)
+        except NotebookFailed as failure:
+            if not self.interrupted.is_set():  # else it is not the notebook's fault: the run goes on another time
+                said = {"parameters": run.parameters, "error": str(failure), "started": started}
+                write_json(folder / "failed.json", said)
+                say(f"{item.label}: failed: {failure}")
+            return
+        seconds, code = spent_before + time.monotonic() - begun, code_version()
+        about = {
+            "run": folder.name, "kind": run.kind, "key": run.key, "parameters": run.parameters, "seed": run.seed, **found,
+            "started": started, "ended": _now(), "seconds": seconds, "code_version": code,
+            "clean": None if code == "unknown" else not code.endswith("+changes"),
+            "versions": package_versions(RECORDED), "notebooks": [f"{notebook}.ipynb" for notebook in steps],
+        }  # fmt: skip
+        write_json(folder / "run.json", about)
+        value = "measured" if run.kind == "cost" else f"mAP {100 * found['metrics']['mAP']:.1f}"
+        say(f"{item.label}: {value} in {seconds:.0f} s")
+
+
+def _plan_notebooks(run: Run, folder: Path, machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The notebooks that make a run, in order, each with its parameters."""
+    if run.kind == "cost":
+        steps = {COST: split_parameters(run.parameters, COST) | {"out": str((folder / "cost.json").resolve())}}
+    else:
+        experiment = (folder / "experiment").resolve()
+        given, resume = {"exp_dir": str(experiment)}, (experiment / "checkpoints" / "last.pth").exists()
+        steps = {TRAIN: split_parameters(run.parameters, TRAIN) | given | {"resume": resume}, EVALUATE: given}
+        if run.heatmaps and run.parameters.get("branches") != "patch":  # that branch aligns no label with patches
+            steps[VISUALIZE] = given | {"limit": run.heatmaps}
+    return {name: parameters | machine_parameters(name, machine) for name, parameters in steps.items()}
+
+
+def _read_result(run: Run, folder: Path) -> dict[str, Any]:
+    """metrics, labels, data fingerprint and device that the notebooks left; the resamples are made and stored."""
+    result = read_json(folder / result_file(run))
+    if result is None:
+        raise NotebookFailed(f"the last notebook ended without writing {result_file(run)}")
+    metrics = {name: result[name] for name in METRICS[run.kind] if result.get(name) is not None}
+    if run.kind == "cost":
+        return {"metrics": metrics, "device": result.get("device")}
+    write_array(folder / "resamples.npy", resample_experiment(folder / "experiment"))
+    about = {name: result.get(name) for name in ("data_fingerprint", "device")}
+    return {"metrics": metrics, "labels": result.get("AP", {}), **about}
+
+
+def _training_seconds(history: Path) -> float:
+    """Seconds of the epochs that a history.csv has; 0 where there is none yet."""
+    try:
+        with open(history, encoding="utf-8", newline="") as file:
+            return sum(float(row["seconds"]) for row in csv.DictReader(file))
+    except (OSError, KeyError, ValueError):
+        return 0.0
+
+
+def _move_aside(folder: Path) -> None:
+    """Give what a run had another name: nothing is deleted."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    os.replace(folder, aside)
+    say(f"the earlier run of {folder.name} is kept in {aside}")
+
+
+def _now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def share_machine(jobs: int, machine: MachineSettings | None = None) -> list[dict[str, str]]:

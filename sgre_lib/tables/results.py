@@ -19,7 +19,7 @@ import pandas as pd
 from .declaration import Table, read_table, table_scales
 from .judge import RowResult, format_metric, judge_pair, judge_row
 from .plan import all_tables, expected_time, find_table, format_hours, results_folder
-from .run import METRICS, RunResult, read_run
+from .run_folder import METRICS, RunResult, read_run
 
 VALUE_COLUMNS = (
     "table", "scale", "group", "row", "metric", "value", "deviation", "standard_error", "low", "high", "seeds",

@@ -17,7 +17,7 @@ from ..evaluation.result_files import read_scores
 from .declaration import Table
 from .judge import RowResult
 from .results import collect_runs
-from .run import METRICS, RunResult, read_json, read_resamples, resample_experiment
+from .run_folder import METRICS, RunResult, read_json, read_resamples, resample_experiment
 
 TOLERANCE = 1e-9
 """Numbers are equal within it: sums may be taken in another order on another machine."""

@@ -14,8 +14,8 @@ from lint_notebooks import check_notebook_sources
 
 from sgre_lib.base.settings import TrainSettings
 from sgre_lib.tables.declaration import read_table
-from sgre_lib.tables.notebooks import notebook_parameters
-from sgre_lib.tables.run import run_folder, split_parameters
+from sgre_lib.tables.notebooks import notebook_parameters, split_parameters
+from sgre_lib.tables.run_folder import run_folder
 
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {"arch": "test_resnet", "image_size": 64}

@@ -27,7 +27,7 @@ from sgre_lib.figures import draw_history, save_figure
 from sgre_lib.tables.declaration import Row, Run, read_table
 from sgre_lib.tables.judge import RowResult
 from sgre_lib.tables.presentation import LOCALISATION, find_gflops
-from sgre_lib.tables.run import RunResult
+from sgre_lib.tables.run_folder import RunResult
 from sgre_lib.training.history import write_history
 
 ODD = 'Größe <b>50 %</b> & "q" $x_$'

@@ -22,13 +22,12 @@ from sgre_lib.base.files import write_json
 from sgre_lib.base.settings import make_machine
 from sgre_lib.commands import main
 from sgre_lib.tables import report as report_module
-from sgre_lib.tables import reproduce as reproduction_module
-from sgre_lib.tables import run as module
+from sgre_lib.tables import reproduce as module
 from sgre_lib.tables.declaration import read_table
-from sgre_lib.tables.notebooks import NotebookFailed, run_notebook
+from sgre_lib.tables.notebooks import COST, EVALUATE, PREPARE, REPORT, TRAIN, NotebookFailed, run_notebook
 from sgre_lib.tables.plan import describe_plan, plan_runs
 from sgre_lib.tables.results import collect_runs, list_tables
-from sgre_lib.tables.run import COST, EVALUATE, PREPARE, REPORT, TRAIN, run_folder
+from sgre_lib.tables.run_folder import run_folder
 from sgre_lib.tables.slurm import write_slurm
 from sgre_lib.tables.verify import verify_table
 
@@ -130,7 +129,6 @@ def fake(monkeypatch):
         return output
 
     monkeypatch.setattr(module, "run_notebook", run_fake)
-    monkeypatch.setattr(reproduction_module, "run_notebook", run_fake)
     monkeypatch.setattr(report_module, "run_notebook", run_fake)
     return calls, failing
 
@@ -286,7 +284,7 @@ def test_ctrl_c_is_no_failure_of_the_notebook(tmp_path, fake, monkeypatch):
         raise NotebookFailed(f"{notebook}: Stopped: the state is saved")
 
     monkeypatch.setattr(module, "run_notebook", train_until_interrupted)
-    monkeypatch.setattr(reproduction_module, "interrupt_kernels", interrupted.set)
+    monkeypatch.setattr(module, "interrupt_kernels", interrupted.set)
     threading.Thread(target=lambda: (started.wait(20), time.sleep(0.1), os.kill(os.getpid(), signal.SIGINT))).start()
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -342,7 +340,7 @@ def test_side_by_side_each_has_its_share_of_the_machine(tmp_path, fake, monkeypa
     assert {environment["OMP_NUM_THREADS"] for *_, environment in calls} == {"4"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    places = reproduction_module.share_machine(2)
+    places = module.share_machine(2)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["3", "5"]
     with pytest.raises(UserError, match="--jobs 3 is more than the 2 GPUs"):
         run(table, tmp_path, jobs=3)
@@ -373,11 +371,11 @@ def test_runs_of_several_processes_have_as_many_gpus_each(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    places = reproduction_module.share_machine(2, make_machine(processes=2))
+    places = module.share_machine(2, make_machine(processes=2))
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["0,1", "2,3"]
     with pytest.raises(UserError, match="--jobs 3 is more than the 5 GPUs allow: each run takes 2"):
-        reproduction_module.share_machine(3, make_machine(processes=2))
-    on_cpu = reproduction_module.share_machine(3, make_machine(device="cpu"))
+        module.share_machine(3, make_machine(processes=2))
+    on_cpu = module.share_machine(3, make_machine(device="cpu"))
     assert not any("CUDA_VISIBLE_DEVICES" in place for place in on_cpu)
 
 

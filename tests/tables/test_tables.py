@@ -18,7 +18,7 @@ from sgre_lib.tables.declaration import Run, read_table, table_scales
 from sgre_lib.tables.formats import describe_choices, format_csv, format_html, format_markdown, result_cells
 from sgre_lib.tables.judge import RowResult, format_metric, judge_row
 from sgre_lib.tables.results import VALUE_COLUMNS, TableResult
-from sgre_lib.tables.run import RunResult
+from sgre_lib.tables.run_folder import RunResult
 
 TEXT = """
 title = "T"
