@@ -52,7 +52,7 @@ def result_cells(found: TableResult, links: Links | None = None) -> Cells:
         columns[f"{reference} is better by (95 % interval)"] = [gaps.get(name, "same runs") for name in frame.index]
     if published:
         columns["verdict"] = [judge_row(row) for row in found.rows]
-    return list(columns), _grouped(found, list(map(list, zip(*columns.values(), strict=True))))
+    return list(columns), group_lines(found, list(map(list, zip(*columns.values(), strict=True))))
 
 
 def _lines_of(found: TableResult, metric: str) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
     if found.table.kind == "cost":
         return NOTHING
     header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
-    lines = _grouped(found, [[name, *texts] for name, texts in format_values(found, links).items()])
+    lines = group_lines(found, [[name, *texts] for name, texts in format_values(found, links).items()])
     lines += [["published by others"]] if found.table.context and any(len(line) == 1 for line in lines) else []
     for entry in found.table.context:
         values = entry.get("values", {})
@@ -110,7 +110,7 @@ def label_cells(found: TableResult) -> Cells:
     for entry in found.table.context:
         if entry.get("labels"):
             one = pd.Series(entry["labels"], name=_context_name(entry), dtype=float)
-            frame = frame.join(one) if len(frame) else pd.concat([frame, one], axis=1)
+            frame = pd.concat([frame, one.reindex(frame.index) if len(frame) else one], axis=1)
     lines = [[name, *map(format_percent, values)] for name, *values in frame.itertuples(name=None)]
     return ["label", *frame.columns], lines
 
@@ -125,7 +125,7 @@ def cost_cells(found: TableResult, links: Links | None = None) -> Cells:
         batch = str(about.get("parameters", {}).get("batch_size", "-"))
         lines.append([result.row.name, *texts[result.row.name], batch, about.get("device", "-"), judge_row(result)])
     header = ["method", *(header for header, _, _ in COST_COLUMNS.values()), "images a step", "device", "state"]
-    return header, _grouped(found, lines)
+    return header, group_lines(found, lines)
 
 
 def publishes_labels(found: TableResult) -> bool:
@@ -138,7 +138,7 @@ def _context_name(entry: dict[str, Any]) -> str:
     return f"{name}; source: {entry['source']}"
 
 
-def _grouped(found: TableResult, lines: list[list[str]]) -> list[list[str]]:
+def group_lines(found: TableResult, lines: list[list[str]]) -> list[list[str]]:
     """The lines with a line of one cell, the heading, before each group."""
     grouped, group = [], ""
     for result, line in zip(found.rows, lines, strict=True):
@@ -225,15 +225,19 @@ def format_html(found: TableResult) -> str:
 def describe_table(found: TableResult) -> dict[str, Any]:
     """A table and its results as plain values; folders and files are relative to the folder of results."""
     table = found.table
+    declared = {name: value for name, value in vars(table).items() if name not in ("name", "path", "rows", "claims")}
     return {
-        "table": table.name, "title": table.title, "about": table.about, "kind": table.kind, "scale": table.scale,
-        "scales": table.scales, "source": table.path.name, "baseline": table.baseline,
+        "table": table.name,
+        **declared,
+        "source": table.path.name,
         "groups": list(dict.fromkeys(row.row.group for row in found.rows)),
         "rows": [_describe_row(row, found) for row in found.rows],
-        "claims": [_describe_pair(line) for line in found.claims.to_dict("records")], "reference": found.reference.row.name,
+        "claims": [_describe_pair(line) for line in found.claims.to_dict("records")],
+        "reference": found.reference.row.name,
         "differences": [_describe_pair(line) for line in found.differences().to_dict("records")],
-        "context": table.context, "choices": describe_choices(found), "report": f"{table.name}/report.html",
-    }  # fmt: skip
+        "choices": describe_choices(found),
+        "report": f"{table.name}/report.html",
+    }
 
 
 def _describe_pair(line: dict[str, Any]) -> dict[str, Any]:
@@ -242,22 +246,9 @@ def _describe_pair(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe_row(result: RowResult, found: TableResult) -> dict[str, Any]:
-    row = result.row
-    named = (
-        "group",
-        "about",
-        "published",
-        "source",
-        "tolerance",
-        "at_least",
-        "parameters",
-        "ours",
-        "hours",
-        "hardware",
-    )
     return {
-        "row": row.name, "slug": row.slug, "state": result.state, "verdict": judge_row(result), "error": result.error,
-        **{name: getattr(row, name) for name in named}, "metrics": result.metrics, "std": result.spreads,
+        "row": result.row.name, "slug": result.row.slug, **vars(result.row), "state": result.state,
+        "verdict": judge_row(result), "error": result.error, "metrics": result.metrics, "std": result.spreads,
         "standard_error": result.errors, "labels": result.labels, "seconds": result.seconds,
         "runs": [_describe_run(run, found) for run in result.runs],
     }  # fmt: skip

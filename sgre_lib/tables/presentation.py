@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -33,6 +32,7 @@ from .formats import (
     Cells,
     describe_choices,
     format_difference,
+    group_lines,
     has_published,
     label_cells,
     link_to,
@@ -95,12 +95,7 @@ def _address(path: Path, folder: Path) -> str:
 
 def describe_table(found: TableResult) -> str:
     """State and declared text of a table, as Markdown."""
-    facts = [
-        f"{found.table.scale} scale",
-        f"rows: {describe_rows(found)}",
-        describe_published(found),
-        found.describe_time(),
-    ]
+    facts = [f"{found.table.scale} scale", found.describe_rows(), describe_published(found), found.describe_time()]
     said = "".join(f"{fact[0].upper()}{fact[1:]}. " for fact in facts if fact)
     return escape(f"{said}\n\n{found.table.about}", quote=False)
 
@@ -109,13 +104,6 @@ def describe_remarks(found: TableResult) -> str:
     """What is to be said of single rows, failures, floors and choices of ours: a Markdown list."""
     said = [f"{row.row.name}: {judge_row(row)}" for row in found.rows if row.state != "done" or row.row.at_least]
     return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in [*said, *describe_choices(found)])
-
-
-def describe_rows(found: TableResult) -> str:
-    """How many rows there are of each state: `2 of 4 done, 1 failed, 1 not run`."""
-    counts = Counter(row.state for row in found.rows)
-    done = counts.pop("done", 0)
-    return ", ".join([f"{done} of {len(found.rows)} done", *(f"{number} {state}" for state, number in counts.items())])
 
 
 def describe_published(found: TableResult) -> str:
@@ -132,13 +120,9 @@ def describe_published(found: TableResult) -> str:
 
 
 def describe_claims(found: TableResult) -> str:
-    """How many claims there are of each verdict: `2 hold, 1 not decided`."""
-    plural = {"holds": "hold", "does not hold": "do not hold"}
+    """How many claims there are of each verdict: `holds: 2, not decided: 1`."""
     counts = found.claims.verdict.value_counts(sort=False)
-    parts = [
-        f"{number} {verdict if number == 1 else plural.get(verdict, verdict)}" for verdict, number in counts.items()
-    ]
-    return ", ".join(parts) or "no claim is declared"
+    return ", ".join(f"{verdict}: {number}" for verdict, number in counts.items()) or "no claim is declared"
 
 
 def describe_command(found: TableResult, seeds: Iterable[int] | None = None) -> str:
@@ -191,19 +175,16 @@ def row_cells(found: TableResult) -> Cells:
     """What each row is: words, the settings in which rows differ, seeds, and the time a run takes."""
     values = _settings(found)
     differing = {name: texts for name, texts in values.items() if len(set(texts)) > 1}
-    lines, group = [], ""
+    lines = []
     for number, result in enumerate(found.rows):
         row = result.row
-        if row.group != group:
-            group = row.group
-            lines.append([group])
         marked = [texts[number] + (" (ours)" if name in row.ours else "") for name, texts in differing.items()]
         expected = format_hours(row.hours) if row.hours is not None else "-"
         took = format_hours(result.seconds / 3600) if result.seconds else "-"
         seeds = ", ".join(map(str, row.seeds))
         lines.append([row.name, row.about or "-", *marked, seeds, expected, row.hardware or "-", took])
     header = ["row", "what it is", *differing, "seeds", "expected a run", "on", "measured"]
-    return header, lines
+    return header, group_lines(found, lines)
 
 
 def shared_cells(found: TableResult) -> Cells:
@@ -384,7 +365,7 @@ def overview_cells(everything: list[TableResult], scale: str, seeds: Iterable[in
     for found in everything:
         if found.table.scale == scale:
             page = link_to(_address(found.folder / f"{REPORT}.ipynb", found.root), found.table.title)
-            said = [describe_rows(found), describe_claims(found), describe_published(found)]
+            said = [found.describe_rows(), describe_claims(found), describe_published(found)]
             done = all(row.state == "done" for row in found.rows)
             lines.append([page, *said, found.describe_time() or "-", "-" if done else reproduce_command(found, seeds)])
     return ["table", "rows", "claims", "published values", "time", "to run what is missing"], lines

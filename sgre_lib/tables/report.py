@@ -1,6 +1,6 @@
 """The report: notebook 20 executed for each table, notebook 21 for all, and an offline folder of them and of every run.
 
-    index.html                  all tables, both scales apart: notebook 21
+    index.html                  all tables, both scales apart: notebook 21; with all_tables.csv
     tables/<table>.html         a table: notebook 20; with <table>.csv and .md
     runs/<run>/<notebook>.html  the executed notebooks of each run that has begun, with the small files of its numbers
 
@@ -27,8 +27,8 @@ from ..reports.convert import export_html
 from ..reports.folder import Page, make_folder, write_folder
 from .declaration import SCALES, Table
 from .formats import write_table
-from .notebooks import REPORT, START, notebooks_folder, run_notebook
-from .plan import read_tables, results_folder
+from .notebooks import REPORT, START, NotebookFailed, notebooks_folder, run_notebook, say
+from .plan import find_table, read_tables, results_folder
 from .results import TableResult, collect_runs
 from .run_folder import RunResult
 
@@ -51,8 +51,7 @@ def build_report(
 
     out: a new or empty folder, or an earlier report (default experiments/report). tables: names or paths of .toml
     files; None: all of this project. scale: `paper` or `mini` only; None: both. seeds: instead of the declared ones.
-    results: where runs are (default experiments/results). Raises UserError before anything is
-    executed.
+    results: where runs are (default experiments/results). Raises UserError before anything is executed.
     """
     folder = Path(out).expanduser() if out is not None else working_root() / "experiments" / "report"
     root = Path(results).expanduser() if results is not None else results_folder()
@@ -63,7 +62,12 @@ def build_report(
     pages, files, inputs, runs = [], [], [], {}
     for table in tqdm(declared, desc="tables", unit="table", leave=False, disable=not progress):
         found = collect_runs(table, root)
-        pages.append(Page(execute_table(found, chosen), _address(table), table.title, "hidden", [HOME]))
+        try:
+            notebook = execute_table(found, chosen)
+        except NotebookFailed as failure:  # an earlier page stays, and other tables go on
+            say(f"{table.name}: THE PAGE FAILED: {failure}")
+            notebook = found.folder / f"{REPORT}.ipynb"
+        pages.append(Page(notebook, _address(table), table.title, "hidden", [HOME]))
         files += [(found.folder / f"table.{kind}", f"tables/{table.name}.{kind}") for kind in ("csv", "md")]
         inputs += _inputs(found)
         for key, run in found.runs_by_key.items():
@@ -72,7 +76,9 @@ def build_report(
     for run, users in runs.values():
         pages += _run_pages(run, users)
         files += [(path, f"runs/{run.folder.name}/{path.name}") for path in run.files]
-    parameters = {"tables": [str(name) for name in names or []], "scale": scale or "", "seeds": chosen or []}
+    files.append((root / "all_tables.csv", "all_tables.csv"))
+    given = [str(find_table(name).resolve()) for name in names or []]
+    parameters = {"tables": given, "scale": scale or "", "seeds": chosen or []}
     with folder_lock(root, "report", wait=True):
         start = _execute(START, root / f"{START}.ipynb", parameters | {"results": str(root.resolve())}, inputs)
     return write_folder(folder, [Page(start, "index.html", code="hidden"), *pages], files, progress=progress)

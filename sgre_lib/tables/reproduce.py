@@ -295,8 +295,7 @@ def _finish_table(table: Table, root: Path, report: bool, seeds: list[int] | Non
     found.folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(found.folder, "reproduce", wait=True):
         write_table(found)
-    done = sum(row.state == "done" for row in found.rows)
-    say(f"{table.name}: {done} of {len(found.rows)} rows done" + ("" if changed else ", all as before"))
+    say(f"{table.name}: {found.describe_rows()}" + ("" if changed else ", all as before"))
     for row in found.rows:
         if row.state == "failed":
             say(f"{table.name}: {row.row.name}: FAILED: {row.error}")

@@ -176,11 +176,16 @@ class TableResult:
         return _pairs(judge_pair(self.reference, row, metric) for row in others)
 
     def describe_state(self) -> str:
-        """The state in a line: rows and runs done, and the time they took and will take."""
+        """The state in a line: rows and runs, and the time they took and will take."""
         states = [run.state for run in self.runs_by_key.values()]
-        words = [f"{sum(row.state == 'done' for row in self.rows)} of {len(self.rows)} rows done"]
-        words += [f"{states.count('done')} of {len(states)} runs", *filter(None, [self.describe_time()])]
-        return ", ".join(words) + (f", {states.count('failed')} failed" if "failed" in states else "")
+        words = [self.describe_rows(), f"{states.count('done')} of {len(states)} runs", self.describe_time()]
+        return ", ".join(filter(None, words))
+
+    def describe_rows(self) -> str:
+        """How many rows there are of each state: `2 of 4 rows done, 1 failed, 1 not run`."""
+        counts = Counter(row.state for row in self.rows)
+        done = f"{counts.pop('done', 0)} of {len(self.rows)} rows done"
+        return ", ".join([done, *(f"{number} {state}" for state, number in counts.items())])
 
     def describe_time(self) -> str:
         """Time measured, time expected for what is missing, and on what: each run once."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..base.errors import UserError
 from ..evaluation.intervals import COLUMNS
@@ -69,22 +69,14 @@ def _verify_run(run: RunResult) -> Iterator[str]:
 
 
 def _verify_table_files(folder: Path, outcome: list[RowResult]) -> Iterator[str]:
-    with open(folder / "table.csv", encoding="utf-8", newline="") as file:
-        lines = {line["row"]: line for line in csv.DictReader(file)}
+    lines = pd.read_csv(folder / "table.csv", float_precision="round_trip").set_index("row").to_dict("index")
     listed = {row["row"]: row for row in (read_json(folder / "table.json") or {}).get("rows", [])}
     for result in outcome:
-        said = {name: _number(text) for name, text in lines.get(result.row.name, {}).items()}
-        derived = {**result.metrics, **{f"{name}_std": value for name, value in result.spreads.items()}}
-        yield from _differences(f"table.csv: {result.row.name}", said, derived, derived)
-        metrics = listed.get(result.row.name, {}).get("metrics", {})
-        yield from _differences(f"table.json: {result.row.name}", metrics, result.metrics, result.metrics)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
+        name = result.row.name
+        derived = {**result.metrics, **{f"{metric}_std": value for metric, value in result.spreads.items()}}
+        yield from _differences(f"table.csv: {name}", lines.get(name, {}), derived, derived)
+        metrics = listed.get(name, {}).get("metrics", {})
+        yield from _differences(f"table.json: {name}", metrics, result.metrics, result.metrics)
 
 
 def _differences(where: str, said: dict[str, Any], derived: dict[str, Any], names) -> Iterator[str]:

@@ -205,9 +205,10 @@ def test_every_number_of_ours_leads_to_its_run_and_notebook(made, pages):
 
 def test_states_and_odd_names_stand_there_as_they_are(made, pages):
     index = pages[made[0] / "index.html"].get_text()
-    assert "2 of 4 done, 1 failed, 1 not run" in index
+    assert "2 of 4 rows done, 1 failed, 1 not run" in index
     assert 'Odd <i>signs</i> & "quotes", 100 %' in index
     assert "sgre reproduce" in index
+    assert len((made[0] / "all_tables.csv").read_text(encoding="utf-8").splitlines()) == 1 + 4 * len(COLUMNS)
     table = table_of(made, pages)[1].get_text()
     assert ODD in table
     assert "03_train: <Error> & co" in table
