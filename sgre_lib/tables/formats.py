@@ -42,10 +42,8 @@ def result_cells(found: TableResult, links: Links | None = None) -> Cells:
         columns["mAP published"] = ["not on file" if pd.isna(one) else format_percent(one) for one in frame.published]
     columns["mAP ours" if published else "mAP"] = [texts[name][0] for name in frame.index]
     if published:
-        columns["gap"] = [
-            "-" if pd.isna(line.gap) else f"{100 * line.gap:+.{decimals(line.standard_error)}f}"
-            for line in frame.itertuples()
-        ]
+        gaps = zip(frame.gap, frame.standard_error, strict=True)
+        columns["gap"] = ["-" if pd.isna(gap) else f"{100 * gap:+.{decimals(error)}f}" for gap, error in gaps]
     if compared.difference.notna().any():
         reference = found.reference.row.name
         gaps = {reference: "-"} | {line.Index: format_difference(line) for line in compared.itertuples()}
@@ -75,13 +73,10 @@ def format_values(found: TableResult, links: Links | None = None) -> dict[str, l
     texts = {}
     for name, part in found.values.groupby("row", sort=False):
         if found.table.kind == "cost":
-            rules = [COST_COLUMNS[metric][1:] for metric in part.metric]
-            said = ["-" if pd.isna(one) else f"{one * factor:,.{places}f}"
-                    for one, (factor, places) in zip(part.value, rules, strict=True)]  # fmt: skip
+            pairs = zip(part.value, COST_COLUMNS.values(), strict=True)
+            said = ["-" if pd.isna(one) else f"{one * factor:,.{places}f}" for one, (_, factor, places) in pairs]
         else:
-            said = [
-                format_percent(*line) for line in part[["value", "deviation", "standard_error"]].itertuples(index=False)
-            ]
+            said = list(map(format_percent, part.value, part.deviation, part.standard_error))
         texts[name] = [link_to((links or {}).get(name), text) for text in said]
     return texts
 
@@ -97,10 +92,9 @@ def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
         return NOTHING
     header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
     lines = group_lines(found, [[name, *texts] for name, texts in format_values(found, links).items()])
-    lines += [["published by others"]] if found.table.context and any(len(line) == 1 for line in lines) else []
+    lines += [["published by others"]] if found.table.context and any(row.row.group for row in found.rows) else []
     for entry in found.table.context:
-        values = entry.get("values", {})
-        lines.append([_context_name(entry), *(format_percent(values.get(metric)) for metric in COLUMNS)])
+        lines.append([_context_name(entry), *(format_percent(entry.get("values", {}).get(name)) for name in COLUMNS)])
     return header, lines
 
 
@@ -119,11 +113,11 @@ def cost_cells(found: TableResult, links: Links | None = None) -> Cells:
     """Parameters, operations, speed and memory, and what they were measured with."""
     if found.table.kind != "cost":
         return NOTHING
-    texts, lines = format_values(found, links), []
-    for result in found.rows:
+    lines = []
+    for result, (name, texts) in zip(found.rows, format_values(found, links).items(), strict=True):
         about = result.done[0].about if result.done else {}
         batch = str(about.get("parameters", {}).get("batch_size", "-"))
-        lines.append([result.row.name, *texts[result.row.name], batch, about.get("device", "-"), judge_row(result)])
+        lines.append([name, *texts, batch, about.get("device", "-"), judge_row(result)])
     header = ["method", *(header for header, _, _ in COST_COLUMNS.values()), "images a step", "device", "state"]
     return header, group_lines(found, lines)
 

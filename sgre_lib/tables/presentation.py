@@ -26,18 +26,9 @@ from ..base.settings import TrainSettings
 from ..figures import CostPoint
 from ..reports.display import figure_output, markdown_output, table_output
 from ..training.history import read_history
+from . import formats
 from .declaration import COST_PARAMETERS
-from .formats import (
-    NOTHING,
-    Cells,
-    describe_choices,
-    format_difference,
-    group_lines,
-    has_published,
-    label_cells,
-    link_to,
-    publishes_labels,
-)
+from .formats import Cells, link_to
 from .judge import RowResult, distinct_rows, format_metric, format_percent, judge_row
 from .notebooks import COST, EVALUATE, REPORT
 from .plan import format_hours, table_argument
@@ -103,14 +94,14 @@ def describe_table(found: TableResult) -> str:
 def describe_remarks(found: TableResult) -> str:
     """What is to be said of single rows, failures, floors and choices of ours: a Markdown list."""
     said = [f"{row.row.name}: {judge_row(row)}" for row in found.rows if row.state != "done" or row.row.at_least]
-    return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in [*said, *describe_choices(found)])
+    return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in [*said, *formats.describe_choices(found)])
 
 
 def describe_published(found: TableResult) -> str:
     """What of the published values is on file."""
     if found.table.kind == "cost":
         return "nothing to compare with: costs are measured here"
-    if not has_published(found):
+    if not formats.has_published(found):
         return "nothing is published for mini"
     missing = [row.row.name for row in found.rows if not row.row.published]
     if not missing:
@@ -148,13 +139,14 @@ def claim_cells(found: TableResult) -> Cells:
         values = [(name, format_metric(rows[name], claim.metric)) for name in (claim.better, claim.than)]
         shown = [link_to(links.get(name), value) for name, value in values]
         said = f"{claim.better} is better than {claim.than} in {claim.metric}"
-        lines.append([said, claim.verdict, format_difference(claim), share, *shown])
+        lines.append([said, claim.verdict, formats.format_difference(claim), share, *shown])
     return ["claim", "verdict", "difference (95 % interval)", "resamples above 0", "better", "than"], lines
 
 
 def narrow_label_cells(found: TableResult) -> Cells:
     """AP label by label where others publish it or the rows are few; wider it is unreadable."""
-    return label_cells(found) if publishes_labels(found) or 0 < len(found.labels.columns) <= MOST_LINES else NOTHING
+    few = 0 < len(found.labels.columns) <= MOST_LINES
+    return formats.label_cells(found) if few or formats.publishes_labels(found) else formats.NOTHING
 
 
 def rule_cells(found: TableResult) -> Cells:
@@ -184,7 +176,7 @@ def row_cells(found: TableResult) -> Cells:
         seeds = ", ".join(map(str, row.seeds))
         lines.append([row.name, row.about or "-", *marked, seeds, expected, row.hardware or "-", took])
     header = ["row", "what it is", *differing, "seeds", "expected a run", "on", "measured"]
-    return header, group_lines(found, lines)
+    return header, formats.group_lines(found, lines)
 
 
 def shared_cells(found: TableResult) -> Cells:
