@@ -6,10 +6,9 @@ half-written image (a killed process, a power cut) or one that another process i
 stored again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
+import functools
 import math
 import multiprocessing
 import os
@@ -27,7 +26,7 @@ from ..base.files import fingerprint
 STAMP_FIELDS = 3  # size and time of the photo's file, checksum of its pixels
 
 RESIZE_VERSION = "1"
-"""To be raised where `TestTransform.resize` gives other pixels than before: cached ones are then made anew."""
+"""To be raised where `PhotoTransform.resize` gives other pixels than before: cached ones are then made anew."""
 
 
 def cache_folder() -> Path:
@@ -36,23 +35,47 @@ def cache_folder() -> Path:
 
 
 class PixelCache:
-    """The resized images (S, S, 3) uint8 of some photos, shared by every process that is given it."""
+    """The resized images (S, S, 3) uint8 of some photos, shared by every process that is given it.
 
-    def __init__(self, paths: Sequence[Path], image_size: int):
+    kind: `memory`, in blocks of shared memory, which are gone with the last process that has them, however that ends;
+    or `disk`, in two memory-mapped files, which later runs and other processes share. Their name says which photos
+    (paths, in order) at which size, and what decoded and resized them. UserError where they cannot be made.
+    """
+
+    def __init__(self, kind: str, paths: Sequence[Path], image_size: int):
         self.paths = paths
         # Pixels, and stamps that are zero where nothing is stored yet.
-        self.shapes = ((len(paths), image_size, image_size, 3), (len(paths), STAMP_FIELDS))
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self.layout = ((np.uint8, (len(paths), image_size, image_size, 3)), (np.int64, (len(paths), STAMP_FIELDS)))
+        sizes = [np.dtype(number).itemsize * math.prod(shape) for number, shape in self.layout]
+        if kind == "memory":
+            # Taken here, whole: a machine that has not that much says so now and not after hours.
+            self.stores = [multiprocessing.RawArray(ctypes.c_uint8, size) for size in sizes]
+            return
+        self.stores = _disk_files(paths, image_size)
+        try:
+            self.stores[0].parent.mkdir(parents=True, exist_ok=True)
+            for file, size in zip(self.stores, sizes, strict=True):
+                _reserve(file, size)
+        except OSError as error:
+            raise UserError(f"--cache disk: {self.stores[0].parent} cannot be used ({error})") from None
 
     def __getstate__(self) -> dict:
-        # A process that is spawned maps the block or the files itself.
-        return self.__dict__ | {"_arrays": None}
+        # A process that is spawned maps the blocks or the files itself.
+        return {name: value for name, value in self.__dict__.items() if name != "arrays"}
+
+    @functools.cached_property
+    def arrays(self) -> list[np.ndarray]:
+        """Pixels (N, S, S, 3) uint8 and stamps (N, 3) int64, as this process sees them."""
+        return [
+            np.memmap(store, number, "r+", shape=shape)
+            if isinstance(store, Path)
+            else np.frombuffer(store, number).reshape(shape)
+            for store, (number, shape) in zip(self.stores, self.layout, strict=True)
+        ]
 
     def read(self, index: int, make: Callable[[], Image.Image]) -> np.ndarray:
         """An array of the caller's own with image `index`; `make` gives it where it is not, or no longer, in the cache."""
-        if self._arrays is None:
-            self._arrays = self._map()
-        pixels, stamps = self._arrays
+        pixels, stamps = self.arrays
         try:
             status = os.stat(self.paths[index])
         except OSError:
@@ -68,53 +91,11 @@ class PixelCache:
         stamps[index] = (*about, zlib.crc32(made))
         return made
 
-    def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (N, S, S, 3) uint8 and stamps (N, 3) int64, as this process sees them."""
-        raise NotImplementedError
 
-
-class MemoryCache(PixelCache):
-    """A cache in one block of shared memory, which is gone with the last process that has it, however that ends."""
-
-    def __init__(self, paths: Sequence[Path], image_size: int):
-        super().__init__(paths, image_size)
-        # Taken here, whole: a machine that has not that much says so now and not after hours.
-        kinds = (ctypes.c_uint8, ctypes.c_int64)
-        self._blocks = [multiprocessing.RawArray(k, math.prod(s)) for k, s in zip(kinds, self.shapes, strict=True)]
-
-    def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        pixels, stamps = (np.ctypeslib.as_array(b).reshape(s) for b, s in zip(self._blocks, self.shapes, strict=True))
-        return pixels, stamps
-
-
-class DiskCache(PixelCache):
-    """A cache in two memory-mapped files, which later runs and other processes share.
-
-    Their name says which photos (paths, in order) at which size, and what decoded and resized them.
-    """
-
-    def __init__(self, paths: Sequence[Path], image_size: int):
-        super().__init__(paths, image_size)
-        self.files = _disk_files(paths, image_size)
-        try:
-            self.files[0].parent.mkdir(parents=True, exist_ok=True)
-            for file, shape, item in zip(self.files, self.shapes, (1, 8), strict=True):
-                _reserve(file, item * math.prod(shape))
-        except OSError as error:
-            raise UserError(f"--cache disk: {self.files[0].parent} cannot be used ({error})") from None
-
-    def _map(self) -> tuple[np.ndarray, np.ndarray]:
-        pixels, stamps = self.shapes
-        return (
-            np.memmap(self.files[0], np.uint8, "r+", shape=pixels),
-            np.memmap(self.files[1], np.int64, "r+", shape=stamps),
-        )
-
-
-def _disk_files(paths: Sequence[Path], image_size: int) -> tuple[Path, Path]:
+def _disk_files(paths: Sequence[Path], image_size: int) -> list[Path]:
     decoders = (Image.__version__, features.version("libjpeg_turbo") or features.version("jpg") or "")
     key = fingerprint([RESIZE_VERSION, *decoders, str(image_size), *(os.path.abspath(path) for path in paths)])[:32]
-    return cache_folder() / f"{key}.pixels", cache_folder() / f"{key}.stamps"
+    return [cache_folder() / f"{key}.{part}" for part in ("pixels", "stamps")]
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -131,8 +112,7 @@ def _reserve(path: Path, size: int) -> None:
 
 def open_cache(kind: str, paths: Sequence[Path], image_size: int) -> PixelCache | None:
     """The cache that `MachineSettings.cache` names, or None. What it needs is checked by `check_cache_room`."""
-    kinds = {"memory": MemoryCache, "disk": DiskCache}
-    return None if kind == "none" else kinds[kind](paths, image_size)
+    return None if kind == "none" else PixelCache(kind, paths, image_size)
 
 
 def check_cache_room(kind: str, splits: Sequence[Sequence[Path]], image_size: int, copies: int = 1) -> None:
@@ -155,16 +135,16 @@ def check_cache_room(kind: str, splits: Sequence[Sequence[Path]], image_size: in
         where, free = f"in {folder}", shutil.disk_usage(existing).free
     if free is not None and total > free:
         each = f" for {copies} processes" if kind == "memory" and copies > 1 else ""
-        raise UserError(f"--cache {kind} needs {_in_words(total)}{each}, {_in_words(free)} {where} are free")
+        total, free = (f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB" for n in (total, free))
+        raise UserError(f"--cache {kind} needs {total}{each}, {free} {where} are free")
 
 
 def free_memory() -> int | None:
     """Bytes of shared memory that can still be taken: the machine's, the control groups', /dev/shm's. None: unknown."""
     found = [shutil.disk_usage("/dev/shm").free] if os.path.isdir("/dev/shm") else []
+    groups = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, KeyError, ValueError):  # no Linux
         found.append(1024 * int(_read_pairs("/proc/meminfo", ":")["MemAvailable"].split()[0]))
-    groups = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, KeyError, ValueError):
         groups = groups / _read_pairs("/proc/self/cgroup", "::")["0"].strip().lstrip("/")
     for group in (groups, *groups.parents):
         # "max", which is no number, stands for no limit. Files that the kernel keeps at hand make room when asked to.
@@ -177,7 +157,3 @@ def free_memory() -> int | None:
 def _read_pairs(path: str | Path, separator: str) -> dict[str, str]:
     """The `name<separator>value` lines of a file of the kernel's."""
     return dict(line.split(separator, 1) for line in Path(path).read_text().splitlines() if separator in line)
-
-
-def _in_words(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

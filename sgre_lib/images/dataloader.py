@@ -1,7 +1,5 @@
 """Photos of a prepared split as batches of tensors: the Dataset, the DataLoader and its workers."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -18,7 +16,7 @@ from ..base.errors import LoaderDied
 from ..datasets.prepared import Split
 from .cache import PixelCache
 from .reading import read_photo
-from .transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform
+from .transforms import IMAGENET_MEAN, IMAGENET_STD, PhotoTransform
 
 
 class PhotoDataset(Dataset):
@@ -28,7 +26,7 @@ class PhotoDataset(Dataset):
     keeps the resized images; the pixels are the same with and without it.
     """
 
-    def __init__(self, split: Split, transform: TestTransform, seed: int = 0, cache: PixelCache | None = None):
+    def __init__(self, split: Split, transform: PhotoTransform, seed: int = 0, cache: PixelCache | None = None):
         self.paths = split.paths
         self.targets = torch.from_numpy(split.targets.astype(np.float32))
         self.transform, self.seed, self.cache = transform, seed, cache
@@ -54,7 +52,7 @@ def move_pixels(
 ) -> torch.Tensor:
     """A loader's batch (B, S, S, 3) uint8 as a model's input on `device`: (B, 3, S, S) float32.
 
-    On a CPU the values are those of `TestTransform.to_array` to the last bit. A quarter of the bytes is moved between
+    On a CPU the values are those of `PhotoTransform.to_array` to the last bit. A quarter of the bytes is moved between
     processes and devices that way. channels_last: the memory order of the result, which then costs no reordering.
     """
     order = torch.channels_last if channels_last else torch.contiguous_format
@@ -62,9 +60,7 @@ def move_pixels(
     # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which rounds otherwise.
     images /= torch.full((1, 1, 1, 1), 255.0, device=device)
     if normalise:
-        mean, deviation = (
-            torch.from_numpy(values).view(3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
+        mean, deviation = (torch.from_numpy(x).view(3, 1, 1).to(device) for x in (IMAGENET_MEAN, IMAGENET_STD))
         images.sub_(mean).div_(deviation)
     return images
 
@@ -80,17 +76,11 @@ def worker_count(num_workers: int, processes: int = 1) -> int:
 def make_loader(dataset: PhotoDataset, workers: int, device: torch.device, **order: Any) -> DataLoader:
     """A DataLoader that draws nothing from torch's global generator. order: `batch_sampler`, or `sampler`/`batch_size`."""
     if workers:
+        order |= {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
         # fork is quick to start, and safe as long as a worker touches neither CUDA nor threads, which these do not.
-        method = "fork" if sys.platform == "linux" else None
-        order |= {"persistent_workers": True, "prefetch_factor": 4, "multiprocessing_context": method}
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-        worker_init_fn=_start_worker if workers else None,
-        **order,
-    )
+        order |= {"multiprocessing_context": "fork" if sys.platform == "linux" else None}
+    pinned, generator = device.type == "cuda", torch.Generator()
+    return DataLoader(dataset, pin_memory=pinned, generator=generator, worker_init_fn=_start_worker, **order)
 
 
 @contextlib.contextmanager

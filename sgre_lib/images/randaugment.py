@@ -1,16 +1,12 @@
 """RandAugment as the release has it: two of fifteen operations, each with probability one half."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 GREY = (128, 128, 128)
-
 CUTOUT_COLOUR = (125, 122, 113)
-
 STEPS = 10
 
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]
@@ -21,24 +17,16 @@ def _sign(value: float, rng: np.random.Generator) -> float:
     return -value if rng.random() < 0.5 else value
 
 
-def _map_affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=GREY)
+def _map_affine(place: int, side: str | None = None) -> Operation:
+    """The share, of a side of the image where one is named, at `place` in the rows of the identity: (x, y, 1) -> (x, y)."""
+    resample = Image.Resampling.NEAREST if side else Image.Resampling.BICUBIC
 
+    def operate(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+        matrix = [1, 0, 0, 0, 1, 0]
+        matrix[place] = _sign(share, rng) * (getattr(image, side) if side else 1)
+        return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=GREY)
 
-def _shear_x(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
-    return _map_affine(image, (1, _sign(share, rng), 0, 0, 1, 0), Image.Resampling.BICUBIC)
-
-
-def _shear_y(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
-    return _map_affine(image, (1, 0, 0, _sign(share, rng), 1, 0), Image.Resampling.BICUBIC)
-
-
-def _translate_x(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
-    return _map_affine(image, (1, 0, _sign(share, rng) * image.width, 0, 1, 0), Image.Resampling.NEAREST)
-
-
-def _translate_y(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
-    return _map_affine(image, (1, 0, 0, 0, 1, _sign(share, rng) * image.height), Image.Resampling.NEAREST)
+    return operate
 
 
 def _rotate(image: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
@@ -62,10 +50,10 @@ def cover_square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
 
 
 OPERATIONS: dict[str, tuple[Operation, np.ndarray]] = {
-    "shear_x": (_shear_x, np.linspace(0, 0.3, STEPS)),
-    "shear_y": (_shear_y, np.linspace(0, 0.3, STEPS)),
-    "translate_x": (_translate_x, np.linspace(0, 150 / 331, STEPS)),
-    "translate_y": (_translate_y, np.linspace(0, 150 / 331, STEPS)),
+    "shear_x": (_map_affine(1), np.linspace(0, 0.3, STEPS)),
+    "shear_y": (_map_affine(3), np.linspace(0, 0.3, STEPS)),
+    "translate_x": (_map_affine(2, "width"), np.linspace(0, 150 / 331, STEPS)),
+    "translate_y": (_map_affine(5, "height"), np.linspace(0, 150 / 331, STEPS)),
     "rotate": (_rotate, np.linspace(0, 30, STEPS)),
     "color": (_enhance(ImageEnhance.Color), np.linspace(0, 0.9, STEPS)),
     "contrast": (_enhance(ImageEnhance.Contrast), np.linspace(0, 0.9, STEPS)),

@@ -1,7 +1,5 @@
 """A photo file as an RGB image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """The order of training images: batches that only (seed, epoch) decides, shared out over processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From a photo to a model's input: resized, varied in training, normalised."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
@@ -9,23 +7,22 @@ from ..base.settings import TrainSettings
 from .randaugment import rand_augment
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 RECTANGLE_FRACTION = 0.5
 """Side of the random-colour rectangle, as a fraction of the image's."""
 
 
-class TestTransform:
-    """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, to 0..1, normalise.
+class PhotoTransform:
+    """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, vary, to 0..1, normalise.
 
     A DataLoader worker stops after `resize` and `vary`: the device does the rest for a whole batch (`move_pixels`).
+    augment: `full` is the release's for training: random flip, one random-colour rectangle, UDA-style RandAugment.
+    `flip` keeps only the flip; `none`, as for test images, nothing.
     """
 
-    __test__ = False  # the name is no test case
-
-    def __init__(self, image_size: int, normalise: bool = True):
-        self.image_size, self.normalise = image_size, normalise
+    def __init__(self, image_size: int, normalise: bool = True, augment: str = "none"):
+        self.image_size, self.normalise, self.augment = image_size, normalise, augment
 
     def resize(self, image: Image.Image) -> Image.Image:
         if image.mode != "RGB":
@@ -34,8 +31,10 @@ class TestTransform:
         return image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
 
     def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
-        """A resized image as it is seen this time; a test image is always seen as it is."""
-        return image
+        """A resized image as it is seen this time; without augmentation `rng` is not used."""
+        if self.augment != "none" and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return rand_augment(draw_rectangle(image, rng), rng) if self.augment == "full" else image
 
     def to_array(self, image: Image.Image) -> np.ndarray:
         array = np.asarray(image, dtype=np.float32) / 255.0
@@ -47,30 +46,9 @@ class TestTransform:
         return self.to_array(self.vary(self.resize(image), rng))
 
 
-class TrainTransform(TestTransform):
-    """RGB image -> float32 (3, S, S), varied by `rng`.
-
-    augment: `full` is the release's: random flip, one random-colour rectangle, UDA-style RandAugment. `flip` keeps
-    only the flip; `none` nothing.
-    """
-
-    def __init__(self, image_size: int, normalise: bool = True, augment: str = "full"):
-        super().__init__(image_size, normalise)
-        self.augment = augment
-
-    def vary(self, image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
-        if self.augment != "none" and rng.random() < 0.5:
-            image = ImageOps.mirror(image)
-        if self.augment == "full":
-            image = rand_augment(draw_rectangle(image, rng), rng)
-        return image
-
-
-def make_transform(settings: TrainSettings, *, training: bool) -> TestTransform:
+def make_transform(settings: TrainSettings, *, training: bool) -> PhotoTransform:
     """The transform that the settings ask for."""
-    if training:
-        return TrainTransform(settings.image_size, not settings.orid_norm, settings.augment)
-    return TestTransform(settings.image_size, not settings.orid_norm)
+    return PhotoTransform(settings.image_size, not settings.orid_norm, settings.augment if training else "none")
 
 
 def draw_rectangle(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -19,7 +19,7 @@ from ..base.device import choose_device
 from ..base.errors import UserError
 from ..images.dataloader import make_loader, move_pixels, worker_count
 from ..images.reading import read_photo
-from ..images.transforms import TestTransform, make_transform
+from ..images.transforms import PhotoTransform, make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment
 from ..model.precision import autocast
@@ -108,7 +108,7 @@ def _check_options(
 class _AnyPhotos(Dataset):
     """(pixels (S, S, 3) uint8, None) of a photo file, or (None, what is wrong) where it cannot be read."""
 
-    def __init__(self, paths: list[Path], transform: TestTransform):
+    def __init__(self, paths: list[Path], transform: PhotoTransform):
         self.paths, self.transform = paths, transform
 
     def __len__(self) -> int:

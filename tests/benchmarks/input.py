@@ -31,7 +31,7 @@ from sgre_lib.datasets.prepared import Split
 from sgre_lib.images.cache import open_cache
 from sgre_lib.images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from sgre_lib.images.sampler import TrainingBatches
-from sgre_lib.images.transforms import IMAGENET_MEAN, IMAGENET_STD, TestTransform, TrainTransform
+from sgre_lib.images.transforms import IMAGENET_MEAN, IMAGENET_STD, PhotoTransform
 
 SIDE, BATCH, DRAWN = 448, 32, 200
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 class PlainDataset(PhotoDataset):
     """(pixels (3, S, S) float32, targets, index), each image made ready in the loading process."""
 
-    def __init__(self, split: Split, transform: TestTransform):
+    def __init__(self, split: Split, transform: PhotoTransform):
         super().__init__(split, transform)
         self.resize = transforms.Resize((SIDE, SIDE))
         self.finish = transforms.Compose(
@@ -74,7 +74,7 @@ def draw_photo(path: Path, number: int) -> Path:
     return path
 
 
-def make_pipelines(split: Split, transform: TestTransform) -> dict[str, tuple[PhotoDataset, Callable]]:
+def make_pipelines(split: Split, transform: PhotoTransform) -> dict[str, tuple[PhotoDataset, Callable]]:
     """Name -> (dataset, what the reader does with a batch)."""
 
     def take(pixels: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,10 @@ def main() -> None:
         split = Split([path.name for path in paths], paths, np.zeros((len(paths), 80), np.uint8))
         size = statistics.mean(path.stat().st_size for path in paths) / 1000
         print(f"{len(paths)} photos of {size:.0f} kB on average, to {SIDE} x {SIDE}; images a second")
-        for name, transform in (("full augmentation", TrainTransform(SIDE)), ("test", TestTransform(SIDE))):
+        for name, transform in (
+            ("full augmentation", PhotoTransform(SIDE, augment="full")),
+            ("test", PhotoTransform(SIDE)),
+        ):
             pipelines = make_pipelines(split, transform)
             check_equal(pipelines)
             for where, used in (("one core", {min(cores)}), (f"{len(cores)} cores", cores)):

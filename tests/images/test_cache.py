@@ -15,10 +15,10 @@ from PIL import Image
 
 from sgre_lib import UserError, train
 from sgre_lib.datasets.prepared import PreparedDataset, Split
-from sgre_lib.images.cache import DiskCache, check_cache_room, open_cache
+from sgre_lib.images.cache import check_cache_room, open_cache
 from sgre_lib.images.dataloader import PhotoDataset, make_loader
 from sgre_lib.images.sampler import TrainingBatches
-from sgre_lib.images.transforms import TestTransform, TrainTransform
+from sgre_lib.images.transforms import PhotoTransform
 
 CPU = torch.device("cpu")
 KINDS = ("none", "memory", "disk")
@@ -56,9 +56,9 @@ def read_epochs(dataset: PhotoDataset, workers: int = 0, epochs: int = 2) -> tor
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cached_images_are_those_of_the_files(split, kind, workers):
-    plain = read_epochs(PhotoDataset(split, TrainTransform(24), 1))
+    plain = read_epochs(PhotoDataset(split, PhotoTransform(24, augment="full"), 1))
     cache = open_cache(kind, split.paths, 24)
-    dataset = PhotoDataset(split, TrainTransform(24), 1, cache)
+    dataset = PhotoDataset(split, PhotoTransform(24, augment="full"), 1, cache)
     assert torch.equal(read_epochs(dataset, workers), plain)
     # What the loading processes stored is there for this one, and nothing is read again.
     for index in range(6):
@@ -67,7 +67,7 @@ def test_cached_images_are_those_of_the_files(split, kind, workers):
 
 def test_a_cache_reaches_spawned_processes(split):
     cache = open_cache("memory", split.paths, 24)
-    dataset = PhotoDataset(split, TestTransform(24), cache=cache)
+    dataset = PhotoDataset(split, PhotoTransform(24), cache=cache)
     loader = torch.utils.data.DataLoader(dataset, num_workers=1, multiprocessing_context="spawn")
     read = torch.cat([pixels for pixels, _, _ in loader])
     assert all(
@@ -80,7 +80,7 @@ def test_a_cache_reaches_spawned_processes(split):
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_a_changed_photo_is_read_again(split, kind):
-    dataset = PhotoDataset(split, TestTransform(24), cache=open_cache(kind, split.paths, 24))
+    dataset = PhotoDataset(split, PhotoTransform(24), cache=open_cache(kind, split.paths, 24))
     before = dataset[2][0]
     status = os.stat(split.paths[2])
     Image.new("RGB", (50, 50), "blue").save(split.paths[2])
@@ -94,27 +94,29 @@ def test_a_changed_photo_is_read_again(split, kind):
 
 def test_a_half_filled_disk_cache_is_filled_up(split):
     """As a power cut leaves it: some images never stored, one with its stamp but without all its pixels."""
-    first = PhotoDataset(split, TestTransform(24), cache=DiskCache(split.paths, 24))
+    first = PhotoDataset(split, PhotoTransform(24), cache=open_cache("disk", split.paths, 24))
     for index in (0, 1, 2):
         first[index]
-    with open(first.cache.files[0], "r+b") as file:
+    with open(first.cache.stores[0], "r+b") as file:
         file.seek(24 * 24 * 3 + 100)
         file.write(bytes(500))
-    again = PhotoDataset(split, TestTransform(24), cache=DiskCache(split.paths, 24))
-    plain = PhotoDataset(split, TestTransform(24))
+    again = PhotoDataset(split, PhotoTransform(24), cache=open_cache("disk", split.paths, 24))
+    plain = PhotoDataset(split, PhotoTransform(24))
     assert all(torch.equal(again[i][0], plain[i][0]) for i in range(6))
     read_again = []
     for index in range(6):
-        DiskCache(split.paths, 24).read(index, lambda: read_again.append(1) or Image.new("RGB", (24, 24)))
+        open_cache("disk", split.paths, 24).read(index, lambda: read_again.append(1) or Image.new("RGB", (24, 24)))
     assert not read_again
 
 
 def test_two_runs_may_fill_one_disk_cache_at_once(split):
-    plain = read_epochs(PhotoDataset(split, TrainTransform(24), 1), epochs=8)
+    plain = read_epochs(PhotoDataset(split, PhotoTransform(24, augment="full"), 1), epochs=8)
     results = {}
 
     def run(name):
-        results[name] = read_epochs(PhotoDataset(split, TrainTransform(24), 1, DiskCache(split.paths, 24)), epochs=8)
+        results[name] = read_epochs(
+            PhotoDataset(split, PhotoTransform(24, augment="full"), 1, open_cache("disk", split.paths, 24)), epochs=8
+        )
 
     runs = [threading.Thread(target=run, args=(name,)) for name in "ab"]
     for one in runs:
@@ -126,17 +128,17 @@ def test_two_runs_may_fill_one_disk_cache_at_once(split):
 
 
 def test_size_and_photos_are_part_of_the_disk_caches_name(split):
-    files = DiskCache(split.paths, 24).files
-    assert DiskCache(split.paths, 24).files == files
-    assert DiskCache(split.paths, 32).files != files
-    assert DiskCache(split.paths[:5], 24).files != files
+    files = open_cache("disk", split.paths, 24).stores
+    assert open_cache("disk", split.paths, 24).stores == files
+    assert open_cache("disk", split.paths, 32).stores != files
+    assert open_cache("disk", split.paths[:5], 24).stores != files
 
 
 def test_a_broken_photo_is_named_with_a_cache_too(split):
     split.paths[1].write_bytes(b"no photo")
     split.paths[4].unlink()
     for kind in KINDS:
-        dataset = PhotoDataset(split, TestTransform(24), cache=open_cache(kind, split.paths, 24))
+        dataset = PhotoDataset(split, PhotoTransform(24), cache=open_cache(kind, split.paths, 24))
         for index in (1, 4):
             with pytest.raises(UserError, match=split.names[index]):
                 dataset[index]
@@ -187,4 +189,4 @@ def test_a_cache_of_another_dataset_is_not_taken(small_mini, tmp_path):
     for path in paths:
         copied.append(tmp_path / path.name)
         shutil.copy2(path, copied[-1])
-    assert DiskCache(paths, 16).files != DiskCache(copied, 16).files
+    assert open_cache("disk", paths, 16).stores != open_cache("disk", copied, 16).stores

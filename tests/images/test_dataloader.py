@@ -11,7 +11,7 @@ from sgre_lib.base.errors import LoaderDied
 from sgre_lib.datasets.prepared import Split
 from sgre_lib.images.dataloader import PhotoDataset, move_pixels, naming_dead_loaders, worker_count
 from sgre_lib.images.reading import read_photo
-from sgre_lib.images.transforms import TestTransform, TrainTransform
+from sgre_lib.images.transforms import PhotoTransform
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -23,7 +23,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def test_the_device_makes_the_floats_of_the_transform(device, normalise, channels_last):
     values = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
     values[0, :8] = np.arange(256, dtype=np.uint8).reshape(8, 32, 1)  # every value in every channel
-    expected = np.stack([TestTransform(32, normalise).to_array(Image.fromarray(value)) for value in values])
+    expected = np.stack([PhotoTransform(32, normalise).to_array(Image.fromarray(value)) for value in values])
     images = move_pixels(torch.from_numpy(values), torch.device(device), normalise, channels_last=channels_last)
     assert images.dtype == torch.float32
     assert np.array_equal(images.cpu().numpy(), expected)
@@ -34,7 +34,7 @@ def test_a_dataset_gives_bytes_that_become_the_transforms_floats(tmp_path):
     photo = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
     split = Split(["photo.png"] * 5, [tmp_path / "photo.png"] * 5, np.eye(5, dtype=np.uint8))
-    transform = TrainTransform(24)
+    transform = PhotoTransform(24, augment="full")
     dataset = PhotoDataset(split, transform, seed=5)
     pixels, _, index = dataset[3, 4]
     assert (pixels.dtype, tuple(pixels.shape), index) == (torch.uint8, (24, 24, 3), 4)

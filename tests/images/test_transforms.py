@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgre_lib.images.transforms import TestTransform, TrainTransform, draw_rectangle
+from sgre_lib.images.transforms import PhotoTransform, draw_rectangle
 
 
 @pytest.fixture(scope="module")
@@ -17,20 +17,20 @@ def photo():
 
 def test_test_transform_resizes_without_keeping_the_aspect_and_normalises():
     grey = Image.new("RGB", (60, 40), (124, 116, 104))
-    array = TestTransform(32)(grey)
+    array = PhotoTransform(32)(grey)
     assert array.shape == (3, 32, 32)
     assert array.dtype == np.float32
     assert np.abs(array).max() < 0.02  # ImageNet's mean is this grey
-    assert TestTransform(32, normalise=False)(grey)[0, 0, 0] == pytest.approx(124 / 255)
+    assert PhotoTransform(32, normalise=False)(grey)[0, 0, 0] == pytest.approx(124 / 255)
 
 
 def test_grayscale_and_transparent_images_become_rgb():
     for mode in ("L", "P", "RGBA", "CMYK"):
-        assert TestTransform(16)(Image.new(mode, (20, 20))).shape == (3, 16, 16)
+        assert PhotoTransform(16)(Image.new(mode, (20, 20))).shape == (3, 16, 16)
 
 
 def test_one_seed_is_one_picture(photo):
-    transform = TrainTransform(32)
+    transform = PhotoTransform(32, augment="full")
     first = transform(photo, np.random.default_rng((0, 3, 7)))
     assert np.array_equal(first, transform(photo, np.random.default_rng((0, 3, 7))))
     others = [transform(photo, np.random.default_rng((0, 4, index))) for index in range(10)]
