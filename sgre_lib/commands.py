@@ -99,17 +99,18 @@ def _add_threshold(verb: argparse.ArgumentParser) -> None:
 
 def _add_fields(verb: argparse.ArgumentParser, settings: type) -> None:
     """One option for each field of settings; what is not said is not in the result."""
+    add, unsaid = verb.add_argument, {"default": argparse.SUPPRESS}
     for item in fields(settings):
         rules, kind = item.metadata, option_kind(item)
         flags = [*filter(None, [rules.get("short")]), option_flag(item.name)]
+        flags += [option_flag(rules["released"])] if "released" in rules else []
         has_default = item.default is not False and item.default not in (None, "")
         said = f"{rules['help']} (default: {item.default})" if has_default else rules["help"]
-        more = {"help": said, "default": argparse.SUPPRESS}
         if kind is bool:
-            verb.add_argument(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", **more)
+            add(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", help=said, **unsaid)
         else:
-            more |= {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
-            verb.add_argument(*flags, type=kind, **more)
+            more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
+            add(*flags, dest=item.name, type=kind, help=said, **more, **unsaid)
 
 
 def _add_tables(verb: argparse.ArgumentParser) -> None:
@@ -164,22 +165,28 @@ def _embed(options: dict) -> None:
 def _train_options(verb: argparse.ArgumentParser) -> None:
     _add_fields(verb, TrainSettings)
     _add_fields(verb, MachineSettings)
-    said = "experiment folder; default experiments/<model>_<data>/exp<N>"
-    verb.add_argument("--exp-dir", metavar="DIR", help=said, default=argparse.SUPPRESS)
-    said = "go on from checkpoints/last.pth of --exp-dir"
-    verb.add_argument("--resume", action="store_true", help=said, default=argparse.SUPPRESS)
+    add, unsaid = verb.add_argument, {"default": argparse.SUPPRESS}
+    add("--exp-dir", metavar="DIR", help="experiment folder; default experiments/<model>_<data>/exp<N>", **unsaid)
+    add("--resume", action="store_true", help="go on from what --exp-dir holds; start where it holds nothing", **unsaid)
+    for name in WITHOUT_EFFECT:
+        add(option_flag(name), type=int, metavar="INT", help="of the release, without effect there and here", **unsaid)
+
+
+WITHOUT_EFFECT = ("ema_epoch", "warmup_epoch")
+"""Options of the released `train.py` that it does not use."""
 
 
 def _train(options: dict) -> int:
-    from .training.launch import leave_end
+    from .training.launch import recorded_end
     from .training.train import train
 
+    for name in WITHOUT_EFFECT:
+        if options.pop(name, None) is not None:
+            print(f"sgre: {option_flag(name)} has no effect, as in the released code", file=sys.stderr)
     try:
-        result = train(**options)
-    except (Stopped, NonFiniteLoss, LoaderDied, UserError) as error:
-        leave_end(error)
-        if isinstance(error, UserError):
-            raise
+        with recorded_end():
+            result = train(**options)
+    except (Stopped, NonFiniteLoss, LoaderDied) as error:
         print(f"sgre: {error}", file=sys.stderr)
         return 1
     print(f"{result.exp_dir}")
@@ -189,8 +196,8 @@ def _train(options: dict) -> int:
 def _evaluate_options(verb: argparse.ArgumentParser) -> None:
     _add_experiment(verb)
     _add_batches(verb)
-    _add_threshold(verb)
-    verb.add_argument("--topk", type=int, default=3, help="k of the top-k metrics and of prediction.txt")
+    verb.add_argument("--threshold", type=float, help="score from which a label is predicted; default the experiment's")
+    verb.add_argument("--topk", type=int, help="k of top-k metrics and of prediction.txt; default the experiment's")
     precision = "precision of a label that is never predicted, in CP (the release counts 1)"
     verb.add_argument("--never-predicted", default="one", choices=("one", "zero"), help=precision)
 
@@ -200,7 +207,7 @@ def _evaluate(options: dict) -> None:
     from .evaluation.result_files import describe_metrics
 
     metrics = evaluate(**options)
-    print("\n".join(describe_metrics(metrics, metrics["labels"], options["topk"])))
+    print("\n".join(describe_metrics(metrics, metrics["labels"], metrics["topk"])))
 
 
 def _visualize_options(verb: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ TINY = {
     "output_stride": 16,
     "batch_size": 8,
     "lr": 1e-3,
+    "lamda": 0.1,
     "ema_decay": 0.8,
     "augment": "flip",
     "num_workers": 0,

@@ -19,7 +19,11 @@ from .files import read_toml
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of settings. more: `choices`; `low`/`high` (inclusive) or `above` (exclusive) bounds; `kind`; `short`."""
+    """A field of settings.
+
+    more: `choices`; `low`/`high` (inclusive) or `above` (exclusive) bounds; `kind`, where the default does not show it;
+    `short`, a short flag; `released`, the release's name where it is another one.
+    """
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -62,7 +66,7 @@ class Options:
 
 @dataclass(frozen=True)
 class TrainSettings(Options):
-    """What decides the result of a training run. Defaults are the published recipe's, except where it says "ours"."""
+    """What decides the result of a training run. Defaults are the release's, except where it says "ours"."""
 
     # What is trained
     data: str = option("", "dataset name (data/<name>) or the path of a prepared folder", kind=str)
@@ -72,6 +76,9 @@ class TrainSettings(Options):
     arch: str = option("resnet101", "backbone: a name of sgre_lib.backbones or any timm model", kind=str)
     pretrained: bool = option(True, "start from ImageNet weights (timm downloads them once)")
     backbone_weights: str | None = option(None, "local file of backbone weights, instead of a download", kind=str)
+    pretrained_model: str | None = option(
+        None, "checkpoint of this method, ours or released, to start from: all but its classifiers", kind=str
+    )
     output_stride: int | None = option(
         None, "ours: pixels a patch, for a finer grid; default the backbone's", kind=int, choices=(8, 16, 32)
     )
@@ -88,23 +95,35 @@ class TrainSettings(Options):
     )
     # The loss
     loss: str = option("asl", "asymmetric loss or mean binary cross-entropy", choices=("asl", "bce"))
-    lamda: float = option(0.1, "weight of the object branch's loss", low=0)
+    lamda: float = option(1.0, "weight of the object branch's loss", low=0)
     gamma_neg: float = option(2.0, "asl: focusing of negatives", low=0)
     gamma_pos: float = option(0.0, "asl: focusing of positives", low=0)
     clip: float = option(0.0, "asl: probability margin of negatives", low=0, high=1)
     # The recipe
-    epochs: int = option(60, "passes over the training images", low=1)
-    batch_size: int = option(128, "images a step, over all processes together", low=1)
-    lr: float = option(9e-5, "highest learning rate of the one-cycle schedule", above=0)
-    weight_decay: float = option(1e-4, "AdamW weight decay", low=0)
+    epochs: int = option(60, "passes over the training images", low=1, released="max_epochs")
+    batch_size: int = option(64, "images a step, over all processes together", low=1)
+    optimizer: str = option(
+        "AdamW", "Adam has coupled weight decay, SGD no momentum of its own", choices=("AdamW", "Adam", "SGD")
+    )
+    lr: float = option(1e-4, "learning rate, the highest of the schedule", above=0)
+    weight_decay: float = option(1e-4, "weight decay", low=0)
     true_weight_decay: bool = option(False, "exempt biases and other 1-D parameters from weight decay", short="-twd")
+    lr_scheduler: str = option(
+        "OneCycleLR",
+        "a rise and a fall over all steps; a tenth every --step-size epochs; a tenth where the EMA mAP stays",
+        choices=("OneCycleLR", "StepLR", "ReduceLROnPlateau"),
+    )
+    pct_start: float = option(0.2, "OneCycleLR: part of the steps in which the learning rate rises", low=0, high=1)
+    step_size: int | None = option(None, "ours: StepLR: epochs between two steps, needed with it", kind=int, low=1)
     ema_decay: float = option(0.9997, "decay of the moving average of the weights, a step", low=0, high=1)
-    image_size: int = option(448, "side of the square image, pixels", low=8, high=4096)
+    image_size: int = option(448, "side of the square image, pixels", low=8, high=4096, released="img_size")
     orid_norm: bool = option(False, "do not normalise by ImageNet's mean and deviation")
     augment: str = option(
         "full", "full is the release's; flip and none are ours, for small runs", choices=("full", "flip", "none")
     )
     estop: bool = option(False, "stop after 3 epochs without a better EMA mAP")
+    threshold: float = option(0.5, "for evaluate: score from which a label is predicted", low=0, high=1)
+    topk: int = option(3, "for evaluate: k of the top-k metrics and of prediction.txt", low=1)
     seed: int = option(0, "of initial weights, batch order, augmentation and dropout", low=0)
     # How it is computed
     amp: bool = option(False, "mixed precision: bfloat16 where the device has it, else float16 with a kept scaler")
@@ -121,6 +140,8 @@ class TrainSettings(Options):
         super().check()
         if needs_data and not self.data:
             raise UserError("--data is missing: a dataset's name or the path of a prepared folder")
+        if self.lr_scheduler == "StepLR" and self.step_size is None:
+            raise UserError("--lr-scheduler StepLR needs --step-size, epochs between two steps")
         if self.batch_size % self.accumulate:
             raise UserError(f"--batch-size {self.batch_size} is not a multiple of --accumulate {self.accumulate}")
         return self

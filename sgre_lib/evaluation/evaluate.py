@@ -18,8 +18,8 @@ def evaluate(
     exp_dir: str | os.PathLike,
     *,
     batch_size: int = 64,
-    threshold: float = 0.5,
-    topk: int = 3,
+    threshold: float | None = None,
+    topk: int | None = None,
     data: str | os.PathLike | None = None,
     data_root: str | os.PathLike | None = None,
     num_workers: int = -1,
@@ -30,17 +30,19 @@ def evaluate(
     """Score the test images with an experiment's best EMA model, write the result files, and return the metrics.
 
     exp_dir: an experiment of ours or of the paper's authors. threshold: a label is predicted from this score on, in
-    0..1. topk: k of the top-k metrics and of `prediction.txt`. data: another prepared dataset with the same labels.
-    never_predicted: see `metrics.precision_recall`.
+    0..1. topk: k of the top-k metrics and of `prediction.txt`; both default to the experiment's settings. data: another
+    prepared dataset with the same labels. never_predicted: see `metrics.precision_recall`.
     Writes result.txt, result.json, prediction.txt, scores.npy and targets.npy (and ignore.npy where there is a mask)
-    into exp_dir. The returned dictionary is `evaluate_scores`'s with `labels`, `images` and `exp_dir` added.
+    into exp_dir. The returned dictionary is `evaluate_scores`'s with labels, images, threshold, topk and exp_dir added.
     """
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    if topk < 1 or batch_size < 1:
+    if (topk is not None and topk < 1) or batch_size < 1:
         raise UserError("--topk and --batch-size must be at least 1")
     chosen = choose_device(device)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    threshold = settings.threshold if threshold is None else threshold
+    topk = settings.topk if topk is None else topk
     prepared = open_dataset(exp_dir, data, data_root)
     if prepared.labels != labels:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
@@ -57,4 +59,5 @@ def evaluate(
         "device": describe_device(chosen),
     }
     write_results(Path(exp_dir).expanduser(), labels, split, scores, metrics, threshold, topk, about)
-    return metrics | {"labels": labels, "images": len(split), "exp_dir": str(exp_dir)}
+    used = {"threshold": threshold, "topk": topk}
+    return metrics | used | {"labels": labels, "images": len(split), "exp_dir": str(exp_dir)}

@@ -63,22 +63,25 @@ def claim_experiment_folder(exp_dir: Path | None, model: str, data_name: str) ->
             number += 1
 
 
-def check_experiment_folder(exp_dir: Path | None, resume: bool) -> None:
-    """UserError where `--exp-dir` cannot be begun (it holds an experiment) or, with `--resume`, cannot go on."""
+def check_experiment_folder(exp_dir: Path | None, resume: bool) -> bool:
+    """Whether a run goes on from what is saved in `--exp-dir`: with `--resume`, where a state is there.
+
+    UserError where the folder cannot be begun, because it holds an experiment and no state or no `--resume`.
+    """
     if exp_dir is None:
         if resume:
             raise UserError("--resume needs --exp-dir, the folder to go on with")
-        return
+        return False
     if exp_dir.exists() and not exp_dir.is_dir():
         raise UserError(f"--exp-dir {exp_dir} is a file")
     begun = [name for name in (LAST, PREVIOUS, BEST, "history.csv") if (exp_dir / name).exists()]
-    if resume:
-        if not (exp_dir / LAST).exists() and not (exp_dir / PREVIOUS).exists():
-            raise UserError(f"--resume: {exp_dir / LAST} is missing, there is nothing to go on from")
-    elif begun:
+    if begun and not resume:
         raise UserError(
             f"--exp-dir {exp_dir} already holds an experiment ({begun[0]}): add --resume, or choose another"
         )
+    if begun and begun[0] not in (LAST, PREVIOUS):
+        raise UserError(f"--resume: {exp_dir / LAST} is missing, there is nothing to go on from")
+    return bool(begun)
 
 
 def latest_experiment(

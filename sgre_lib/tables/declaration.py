@@ -78,6 +78,9 @@ STAND_IN = {
 COST_PARAMETERS = {"label_count": 80, "embedding_size": 768, "steps": 5}
 """What a cost row says besides settings: labels, width of their text vectors, timed steps; with defaults."""
 
+KEY_DEFAULTS = {"lr": 9e-5, "batch_size": 128, "lamda": 0.1}
+"""Defaults that were others when runs were first stored. Keys count from them, so that those runs are still found."""
+
 TABLE_ENTRIES = (
     "title", "about", "kind", "baseline", "scales", "seeds", "hours", "hardware", "ours", "heatmaps", "parameters",
     "scale", "rows", "claims", "context",
@@ -112,7 +115,8 @@ class Run:
     def key(self) -> str:
         """8 hexadecimal digits: equal for equal parameters, whether a default is written out or not."""
         defaults = vars(TrainSettings()) | COST_PARAMETERS
-        said = {name: value for name, value in self.parameters.items() if value != defaults[name]}
+        values = defaults | self.parameters
+        said = {name: value for name, value in values.items() if value != KEY_DEFAULTS.get(name, defaults[name])}
         return fingerprint([self.kind, *(f"{name}={said[name]!r}" for name in sorted(said))])[:8]
 
     @property

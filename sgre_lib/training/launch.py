@@ -1,36 +1,44 @@
-"""Several training processes on this machine, started with PyTorch's own launcher and ended with one message."""
+"""Several training processes on this machine, started with PyTorch's own launcher and ended with one message.
+
+`launch` starts this module as a program of its own, which runs torchelastic. Each training process leaves the error that
+it ended with in the file that torchelastic names to it (`recorded_end`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
 
-ERROR_FILE = "SGRE_ERROR_FILE"
-"""Environment variable: where a process that `launch` started leaves the line with which it ended."""
-
 ENDS = {kind.__name__: kind for kind in (UserError, Stopped, NonFiniteLoss, LoaderDied)}
+"""Ends of a process that are raised by `launch` as they are. Anything else is a fault of the program."""
 
 
 class ProcessDied(RuntimeError):
     """One of the processes that `launch` started was killed; the message names it and the signal."""
 
 
-def leave_end(error: BaseException) -> None:
-    """In a process that `launch` started: say in a file how it ended. The first to end is the one that counts."""
-    if ERROR_FILE in os.environ and type(error).__name__ in ENDS:
-        with contextlib.suppress(FileExistsError), open(os.environ[ERROR_FILE], "x", encoding="utf-8") as file:
-            json.dump([type(error).__name__, str(error)], file)
+@contextlib.contextmanager
+def recorded_end() -> Iterator[None]:
+    """In a process that torchelastic started: leave the error that ends the block where torchelastic reads it."""
+    try:
+        yield
+    except BaseException as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            get_error_handler().record_exception(error)
+        raise
 
 
 def launch(arguments: list[str], processes: int) -> None:
@@ -38,50 +46,81 @@ def launch(arguments: list[str], processes: int) -> None:
 
     A subprocess runs PyTorch's own launcher, so the caller (a notebook's kernel, say) keeps its signal handlers and
     its CUDA state. What the processes print is passed on as it comes. Ctrl-C and SIGTERM stop the group once, and it is
-    given time to save. A process that ends with UserError, Stopped or NonFiniteLoss raises the same here; any other
-    failure raises RuntimeError with the last lines printed (ProcessDied where a process was killed).
+    given time to save. A process that ends with UserError, Stopped, NonFiniteLoss or LoaderDied raises the same here;
+    ProcessDied where one was killed; any other failure is a RuntimeError with its last line.
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "sgre_lib", *arguments]
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        end = Path(folder) / "end.json"
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1", ERROR_FILE: str(end)}
         # A session of its own: a terminal's Ctrl-C reaches the group through us, once, and not twice.
         child = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        tail = b""
+            [sys.executable, "-m", __name__, folder, str(processes), *arguments],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
             with _passing_on_sigterm(child):
                 while chunk := child.stdout.read1(4096):
-                    tail = (tail + chunk)[-4000:]
                     sys.stderr.write(chunk.decode(errors="replace"))
                     sys.stderr.flush()
                 status = child.wait()
         except BaseException:
             child.send_signal(signal.SIGTERM)
             try:
-                child.communicate(timeout=90)  # torchrun itself waits 30 s for its processes
+                child.communicate(timeout=90)  # torchelastic itself waits 30 s for its processes
             except subprocess.TimeoutExpired:
                 child.kill()
             raise
         if status:
-            if end.exists():
-                kind, message = json.loads(end.read_text(encoding="utf-8"))
-                raise ENDS[kind](message)
-            said = tail.decode(errors="replace").replace("\r", "\n")
-            killed = re.findall(r"rank\s*:\s*(\d+)[^\[]*?exitcode\s*:\s*-\d+[^\[]*?\((SIG\w+)\)", said)
-            # SIGTERM is torchrun's own, to the processes that were left.
-            killed = [(rank, name) for rank, name in killed if name != "SIGTERM"]
-            if killed:
-                (rank, name), *_ = killed
-                which = f"process {int(rank) + 1} of {processes} was killed by {name}"
-                raise ProcessDied(which + (" (out of memory, perhaps)" if name == "SIGKILL" else ""))
-            last = said.strip().splitlines()[-12:]
-            raise RuntimeError(
-                f"training in {processes} processes failed with status {status}; it ended:\n" + "\n".join(last)
+            raise read_end(Path(folder), processes) or RuntimeError(
+                f"training in {processes} processes failed with status {status}; the lines above say why"
             )
+
+
+def read_end(folder: Path, processes: int) -> BaseException | None:
+    """How a group of processes ended, from what it left in its folder: the first error with a name, else a signal."""
+    said = []
+    for path in folder.rglob("error.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            message = json.loads(path.read_text(encoding="utf-8"))["message"]
+            said.append((path.stat().st_mtime_ns, message["message"]))
+    errors = [message.split(": ", 1) for _, message in sorted(said)]
+    for kind, message in errors:
+        if kind in ENDS:
+            return ENDS[kind](message)
+    with contextlib.suppress(OSError, ValueError):
+        for rank, name in json.loads((folder / "signals.json").read_text(encoding="utf-8")).items():
+            which = f"process {int(rank) + 1} of {processes} was killed by {name}"
+            return ProcessDied(which + (" (out of memory, perhaps)" if name == "SIGKILL" else ""))
+    return RuntimeError(f"training in {processes} processes failed: {': '.join(errors[0])}") if errors else None
+
+
+def run_group(folder: str, processes: int, arguments: list[str]) -> None:
+    """Run `sgre_lib` in several processes under torchelastic; SystemExit(1) where one of them fails.
+
+    The folder gets `error.json` of each that ended with an error, and `signals.json`: rank -> name of the signal that
+    killed it.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", max_restarts=0, logs_specs=DefaultLogsSpecs(log_dir=folder),
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", "sgre_lib", *arguments)
+    except ChildFailedError as error:
+        # SIGTERM is torchelastic's own, to the processes that were left.
+        killed = {
+            rank: failure.signal_name()
+            for rank, failure in error.failures.items()
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        }
+        Path(folder, "signals.json").write_text(json.dumps(killed), encoding="utf-8")
+        sys.exit(1)
+    except SignalException:
+        sys.exit(1)
 
 
 @contextlib.contextmanager
@@ -95,3 +134,7 @@ def _passing_on_sigterm(child: subprocess.Popen) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
+
+
+if __name__ == "__main__":
+    run_group(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

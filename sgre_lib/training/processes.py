@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from timm.layers import convert_sync_batchnorm
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..base.device import choose_device
 
@@ -37,7 +39,7 @@ class Processes:
         distributed.broadcast_object_list(box, src=0, group=self.messages)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every process's value, in rank order, in every process."""
         if self.world == 1:
             return [value]
@@ -57,11 +59,24 @@ class Processes:
         """Whether the flag is set in any process."""
         return bool(self.highest(int(flag)))
 
-    def broadcast_state(self, module: torch.nn.Module) -> None:
+    def broadcast_state(self, module: nn.Module) -> None:
         """Give every process the parameters and buffers of process 0's module."""
         if self.world > 1:
             for tensor in module.state_dict(keep_vars=True).values():
                 distributed.broadcast(tensor.detach(), src=0)
+
+    def synchronise_batch_norms(self, model: nn.Module) -> nn.Module:
+        """The model with batch norms that all processes share: on GPUs, where PyTorch can; else as it is."""
+        if self.world == 1 or self.device.type != "cuda":
+            return model
+        # timm's converter: torch's own drops the activation that timm's BatchNormAct2d carries.
+        return convert_sync_batchnorm(model)
+
+    def parallelise(self, model: nn.Module) -> nn.Module:
+        """The model, on this process's device, so that its gradients are averaged over the processes."""
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def close(self) -> None:
         if self.world > 1 and distributed.is_initialized():

@@ -183,7 +183,7 @@ def test_a_shared_batch_gives_the_same_gradients_and_updates(small_mini, tmp_pat
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(small_mini, tmp_path):
     folder = tmp_path / "exp"
     child = start(small_mini, folder, processes=2, epochs=300)
-    wait_for(folder / "history.csv")
+    wait_for(folder / PREVIOUS)  # there from the second save on, at the end of the first epoch
     trainers = trainers_below(child.pid)
     killed_at = time.monotonic()
     os.kill(max(trainers), signal.SIGKILL)
@@ -227,7 +227,7 @@ def test_a_killed_image_loader_is_one_line(small_mini, tmp_path, monkeypatch):
     class KillsItsLoader(Trainer):
         def step(self, *arguments):
             if self.steps_done == 1:
-                for worker in self.loader._iterator._workers:
+                for worker in self.loaders.train._iterator._workers:
                     os.kill(worker.pid, signal.SIGKILL)
             return super().step(*arguments)
 

@@ -16,12 +16,12 @@ import torch
 import yaml
 from conftest import ROOT, TINY, run_sgre, train_words
 
-from sgre_lib import TrainSettings, UserError, build_model, load_experiment, read_history, train
+from sgre_lib import UserError, build_model, load_experiment, read_history, train
+from sgre_lib.base.errors import NonFiniteLoss, Stopped
 from sgre_lib.images.sampler import TrainingBatches
 from sgre_lib.model.checkpoints import read_checkpoint
 from sgre_lib.training.history import HISTORY_COLUMNS
-from sgre_lib.training.loop import NonFiniteLoss, Stopped, Trainer
-from sgre_lib.training.recipe import make_optimizer, make_schedule
+from sgre_lib.training.loop import Trainer
 
 
 def options(small_mini, **changes):
@@ -62,7 +62,7 @@ class StopAt(Trainer):
     def step(self, *arguments):
         type(self).after -= 1
         if type(self).after == 0:
-            self.stop_asked = True
+            self.stopping.asked = True
         return super().step(*arguments)
 
 
@@ -169,7 +169,7 @@ def test_resume_right_after_a_kill(small_mini, tmp_path):
 
 def test_synchronised_batch_norms_keep_their_activation():
     """timm's batch norms may carry an activation, which PyTorch's own converter would drop."""
-    from sgre_lib.training.loop import convert_sync_batchnorm
+    from sgre_lib.training.processes import convert_sync_batchnorm
 
     model = build_model({"arch": "tf_efficientnet_lite0", "image_size": 64}, False, label_count=3)
     keys = list(model.state_dict())
@@ -227,35 +227,6 @@ def test_shares_of_a_batch():
     assert list(first)[4:] == list(second)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 9, 10, 11, 50])
-def test_schedule_of_any_length(steps):
-    model = torch.nn.Linear(2, 2)
-    optimizer = make_optimizer(model, TrainSettings(lr=1.0))
-    schedule = make_schedule(optimizer, 1.0, steps)
-    rates, betas = [], []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        betas.append(optimizer.param_groups[0]["betas"][0])
-        optimizer.step()
-        if schedule.last_epoch < schedule.total_steps - 1:
-            schedule.step()
-    assert rates[0] == pytest.approx(1 / 25)
-    assert betas[0] == pytest.approx(0.95)
-    if steps >= 10:
-        assert max(rates) == pytest.approx(1.0, abs=0.03)  # the peak may lie between two steps
-        assert rates.index(max(rates)) == pytest.approx(0.2 * steps, abs=1)
-        assert rates[-1] == pytest.approx(1 / 25e4)
-
-
-def test_true_weight_decay_exempts_vectors(small_mini):
-    model = build_model({"arch": "test_resnet", "pretrained": False, "image_size": 64}, label_count=16)
-    plain = make_optimizer(model, TrainSettings())
-    assert [group["weight_decay"] for group in plain.param_groups] == [1e-4]
-    exempt = make_optimizer(model, TrainSettings(true_weight_decay=True))
-    assert [group["weight_decay"] for group in exempt.param_groups] == [1e-4, 0.0]
-    assert all(p.dim() <= 1 for p in exempt.param_groups[1]["params"])
-
-
 @pytest.mark.parametrize("branches", ["patch", "object"])
 def test_branches_and_baseline_train(small_mini, tmp_path, branches):
     result = train(**options(small_mini, branches=branches, exp_dir=str(tmp_path / branches), epochs=1), progress=False)
@@ -283,7 +254,7 @@ def test_non_finite_loss_stops_and_says_where(small_mini, tmp_path, monkeypatch)
 
 
 def test_early_stop(small_mini, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "validate", lambda self: (0.5, 1 / self.epoch))
+    monkeypatch.setattr(Trainer, "validate", lambda self: (0.5, 1 / self.state.epoch))
     result = train(**options(small_mini, estop=True, epochs=20, exp_dir=str(tmp_path / "stop")), progress=False)
     assert len(result.history) == 4  # the first was best, three were not
     assert result.best["epoch"] == 1

@@ -13,10 +13,12 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from conftest import TINY
 
+import sgre_lib.training.train as train
 from sgre_lib import PreparedDataset, build_model, make_machine, make_settings
 from sgre_lib.base.settings import split_settings
 from sgre_lib.training.loop import Trainer
@@ -30,14 +32,15 @@ class Probe(Trainer):
         return super().move(pixels).double()
 
 
-def make_trainer(folder: Path, data: str, parts: int, processes) -> Probe:
+def make_probe(folder: Path, data: str, parts: int, processes) -> Probe:
     of_training, of_machine = split_settings(TINY)
     settings = make_settings(**of_training, data=data, embed_type="random", pos=True, accumulate=parts)
     torch.manual_seed(0)
     model = build_model(settings, label_count=16).double()
     prepared = PreparedDataset(data)
     splits = {name: prepared.split(name) for name in ("train", "test")}
-    trainer = Probe(settings, make_machine(**of_machine), model, splits, folder, processes, progress=False)
+    with mock.patch.object(train, "Trainer", Probe):
+        trainer = train.make_trainer(settings, make_machine(**of_machine), model, splits, folder, processes)
     trainer.parallel.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -52,16 +55,16 @@ def make_trainer(folder: Path, data: str, parts: int, processes) -> Probe:
 def main(folder: str, data: str, batches: str, *parts: str) -> None:
     processes = join_processes("cpu")
     for number in parts:
-        trainer = make_trainer(Path(folder), data, int(number), processes)
-        trainer.batches.set_epoch(1, 0)
-        for pixels, targets, _ in itertools.islice(trainer.loader, int(batches)):
+        trainer = make_probe(Path(folder), data, int(number), processes)
+        trainer.loaders.batches.set_epoch(1, 0)
+        for pixels, targets, _ in itertools.islice(trainer.loaders.train, int(batches)):
             trainer.step(pixels, targets)
-            trainer.batch += 1
-        model = trainer.model
+            trainer.state.batch += 1
+        model = trainer.state.model
         kept = {
             "weights": model.state_dict(),
             "gradients": {name: p.grad for name, p in model.named_parameters()},
-            "average": trainer.average.model.state_dict(),
+            "average": trainer.state.average.model.state_dict(),
         }
         if processes.is_main:
             torch.save(kept, Path(folder) / f"{processes.world}x{number}.pth")
