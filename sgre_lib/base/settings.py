@@ -54,14 +54,7 @@ class Options:
 
     def arguments(self) -> list[str]:
         """The command-line options that say these settings, leaving out defaults."""
-        words: list[str] = []
-        for name, value in self.changed().items():
-            flag = option_flag(name)
-            if isinstance(value, bool):
-                words.append(flag if value else "--no-" + flag[2:])
-            else:
-                words += [flag, str(value)]
-        return words
+        return option_words(self.changed())
 
 
 @dataclass(frozen=True)
@@ -218,6 +211,18 @@ def refuse_unknown(names, known) -> None:
 def option_flag(name: str) -> str:
     """How the command line spells a setting."""
     return "--" + name.replace("_", "-")
+
+
+def option_words(values: Mapping[str, Any]) -> list[str]:
+    """The words of a command that say these settings."""
+    words: list[str] = []
+    for name, value in values.items():
+        flag = option_flag(name)
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words += [flag, str(value)]
+    return words
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:

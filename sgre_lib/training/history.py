@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
-import io
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
-from ..base.files import write_text
+from ..base.files import csv_text, write_text
 
 HISTORY_COLUMNS = ("epoch", "train_loss", "lr", "mAP", "ema_mAP", "seconds")
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write history.csv whole: an epoch's row is in it once, however often the run was stopped."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(folder / "history.csv", text.getvalue())
+    write_text(
+        folder / "history.csv", csv_text(HISTORY_COLUMNS, [[row[c] for c in HISTORY_COLUMNS] for row in history])
+    )
 
 
 def read_history(exp_dir: str | os.PathLike) -> list[dict[str, float]]:

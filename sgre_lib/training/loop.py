@@ -74,7 +74,7 @@ class Trainer:
         if self.state.history:
             best = max(self.state.history, key=lambda row: row["ema_mAP"])
             where = self.checkpoints.folder / BEST
-            self.log("best EMA mAP %.2f at epoch %d; %s", 100 * best["ema_mAP"], best["epoch"], where)
+            LOG.info("best EMA mAP %.2f at epoch %d; %s", 100 * best["ema_mAP"], best["epoch"], where)
         return self.state.history
 
     # --- An epoch ------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class Trainer:
                 write_history(self.checkpoints.folder, state.history)
             if self.events is not None:
                 self.events.add_epoch(self.steps_done, row, self.loaders.batches.count / training_seconds)
-        self.log(
+        LOG.info(
             "epoch %d/%d  loss %.2f  mAP %.2f  EMA mAP %.2f%s  %.1f s", state.epoch, self.settings.epochs, mean_loss,
             100 * model_map, 100 * ema_map, " *" if better else "", state.seconds,
         )  # fmt: skip
@@ -226,7 +226,7 @@ class Trainer:
         """Whether `--estop` ends the run here."""
         ended = self.settings.estop and is_exhausted(self.state.history)
         if ended:
-            self.log("no better EMA mAP for %d epochs: stopped early", PATIENCE)
+            LOG.info("no better EMA mAP for %d epochs: stopped early", PATIENCE)
         return ended
 
     # --- Small things --------------------------------------------------------------------------------------------
@@ -240,7 +240,3 @@ class Trainer:
         """Write last.pth. Collective."""
         self.checkpoints.save(self.state)
         self.stopping.note_save()
-
-    def log(self, message: str, *values: object) -> None:
-        if self.processes.is_main:
-            LOG.info(message, *values)

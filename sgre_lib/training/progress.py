@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 LOG = logging.getLogger("sgre_lib.training")
+"""The log of training. Until `log_to` gives it somewhere to go, which process 0 does, what it is told goes nowhere."""
 
 
 def epoch_bar(epoch: int, epochs: int, done: int, images: int, *, shown: bool) -> tqdm:

@@ -117,8 +117,7 @@ class Checkpoints:
                 content = read_checkpoint(self.folder / PREVIOUS)
             except UserError:
                 raise problem from None
-            if self.processes.is_main:
-                LOG.info("%s; %s is read instead", problem, PREVIOUS)
+            LOG.info("%s; %s is read instead", problem, PREVIOUS)
             return content
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from ..base.device import choose_device
 from ..base.errors import Stopped, UserError
 from ..base.files import folder_lock
 from ..base.places import find_file
-from ..base.settings import MachineSettings, TrainSettings, check_share, option_flag, split_settings
+from ..base.settings import MachineSettings, TrainSettings, check_share, option_flag, option_words, split_settings
 from ..datasets.label_embeddings import read_label_embeddings
 from ..datasets.prepared import PreparedDataset, Split
 from ..images.cache import check_cache_room, open_cache
@@ -97,7 +97,7 @@ def train(
         trainer.progress, trainer.on_epoch = progress and processes.is_main, on_epoch
         if order.goes_on:
             trainer.checkpoints.restore(trainer.state)
-            trainer.log("resumed at epoch %d, batch %d", trainer.state.epoch, trainer.state.batch)
+            LOG.info("resumed at epoch %d, batch %d", trainer.state.epoch, trainer.state.batch)
         else:
             trainer.save()  # killed in its first epoch, the run can still go on
         if order.machine.tensorboard and processes.is_main:
@@ -245,7 +245,7 @@ def make_trainer(
         images = min(settings.batch_size, loaders.batches.count) // processes.world // settings.accumulate
         blank = trainer.move(torch.zeros(max(2, images), size, size, 3, dtype=torch.uint8))
         trainer.run, said = compile_model(parallel, blank, autocast(processes.device, settings.amp))
-        trainer.log("%s", said)
+        LOG.info("%s", said)
     return trainer
 
 
@@ -279,7 +279,9 @@ def train_in_processes(order: Order, data: Data, on_epoch: Callable | None) -> T
         )
     make_model(order, data)  # what cannot be built is refused before a folder is claimed
     folder = claim_experiment_folder(order.exp_dir, order.settings.model, data.prepared.name)
-    words = ["train", *order.settings.arguments(), *machine.arguments(), "--exp-dir", str(folder)]
+    # Of the machine also what is at its default: the processes of a resumed run would take what is stored instead.
+    said = {name: value for name, value in vars(machine).items() if value is not None and value is not False}
+    words = ["train", *order.settings.arguments(), *option_words(said), "--exp-dir", str(folder)]
     try:
         with following_history(folder, on_epoch):
             launch([*words, *(["--resume"] if order.resume else [])], machine.processes)

@@ -72,12 +72,14 @@ def test_sigterm_ends_the_group_once(tmp_path):
     code += "from sgre_lib.training.launch import run_group; run_group(sys.argv[1], 2, [sys.argv[2]])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", code, str(tmp_path / "logs"), f"{tmp_path}/"]
-    child = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    child = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not all((tmp_path / f"begun{rank}").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    time.sleep(1)  # these processes begin so soon that torchelastic may not have noted them yet
     child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=60) == 1
-    assert (tmp_path / "0").exists()
-    assert (tmp_path / "1").exists()
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert (tmp_path / "0").exists(), errors
+    assert (tmp_path / "1").exists(), errors

@@ -25,10 +25,14 @@ def test_the_bar_of_an_epoch_that_goes_on():
 
 
 def test_the_log_says_what_ended_the_run(tmp_path):
-    with pytest.raises(ZeroDivisionError), log_to(tmp_path / "train.log"):
+    def run():
         LOG.info("began %d", 1)
         raise ZeroDivisionError("nothing")
+
+    before = list(LOG.handlers)
+    with pytest.raises(ZeroDivisionError), log_to(tmp_path / "train.log"):
+        run()
     text = (tmp_path / "train.log").read_text()
     assert "INFO began 1" in text
     assert "ERROR ended by ZeroDivisionError: nothing" in text
-    assert not LOG.handlers
+    assert LOG.handlers == before
