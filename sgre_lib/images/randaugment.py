@@ -29,10 +29,6 @@ def _map_affine(place: int, side: str | None = None) -> Operation:
     return operate
 
 
-def _rotate(image: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
-    return image.rotate(degrees, resample=Image.Resampling.NEAREST, fillcolor=GREY)
-
-
 def _enhance(kind: type) -> Operation:
     return lambda image, change, rng: kind(image).enhance(1.0 + _sign(change, rng))
 
@@ -54,7 +50,7 @@ OPERATIONS: dict[str, tuple[Operation, np.ndarray]] = {
     "shear_y": (_map_affine(3), np.linspace(0, 0.3, STEPS)),
     "translate_x": (_map_affine(2, "width"), np.linspace(0, 150 / 331, STEPS)),
     "translate_y": (_map_affine(5, "height"), np.linspace(0, 150 / 331, STEPS)),
-    "rotate": (_rotate, np.linspace(0, 30, STEPS)),
+    "rotate": (lambda image, degrees, rng: image.rotate(degrees, fillcolor=GREY), np.linspace(0, 30, STEPS)),
     "color": (_enhance(ImageEnhance.Color), np.linspace(0, 0.9, STEPS)),
     "contrast": (_enhance(ImageEnhance.Contrast), np.linspace(0, 0.9, STEPS)),
     "sharpness": (_enhance(ImageEnhance.Sharpness), np.linspace(0, 0.9, STEPS)),
@@ -68,13 +64,11 @@ OPERATIONS: dict[str, tuple[Operation, np.ndarray]] = {
 }
 """Each operation with its magnitude at index 0..9; index 0 is never drawn."""
 
-_PAIRS = tuple(OPERATIONS.values())
-
 
 def rand_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Two operations, drawn with replacement over 15 x 9 (operation, magnitude) pairs, each applied half of the time."""
     for _ in range(2):
-        operation, magnitudes = _PAIRS[rng.integers(len(_PAIRS))]
+        operation, magnitudes = tuple(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
         magnitude = magnitudes[rng.integers(1, STEPS)]
         if rng.random() < 0.5:
             image = operation(image, magnitude, rng)

@@ -45,12 +45,9 @@ def trace_arc(x: float, y: float, rx: float, ry: float, start: float, stop: floa
     """Points on an ellipse from angle `start` to `stop` (degrees, clockwise), the ellipse turned by `turn`."""
     steps = max(3, round(abs(stop - start) / 12))
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    points = []
-    for step in range(steps + 1):
-        angle = math.radians(start + (stop - start) * step / steps)
-        u, v = rx * math.cos(angle), ry * math.sin(angle)
-        points.append((x + u * cos - v * sin, y + u * sin + v * cos))
-    return points
+    angles = [math.radians(start + (stop - start) * step / steps) for step in range(steps + 1)]
+    places = [(rx * math.cos(angle), ry * math.sin(angle)) for angle in angles]
+    return [(x + u * cos - v * sin, y + u * sin + v * cos) for u, v in places]
 
 
 def trace_star(x: float, y: float, outer: float, inner: float, tips: int, start: float = -90.0) -> list[Point]:

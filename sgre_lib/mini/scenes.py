@@ -78,12 +78,10 @@ def _paste_gradient(scene: Image.Image, first: Colour, last: Colour, top: int = 
 def _trace_hills(rng: np.random.Generator, side: int, height: float, rise: float) -> list[Point]:
     """The polygon under a wavy line at about `height` (0..1 from the top) that moves by at most `rise`."""
     waves = [(pick_between(rng, 0.5, 2.2), pick_between(rng, 0, 6.3)) for _ in range(2)]
-    points = []
-    for step in range(17):
-        x = step / 16
-        lift = sum(math.sin(6.283 * speed * x + phase) for speed, phase in waves) / 2
-        points.append((x * side, (height + rise * lift) * side))
-    return [*points, (side, side), (0, side)]
+    places = [step / 16 for step in range(17)]
+    lifts = [sum(math.sin(6.283 * speed * x + phase) for speed, phase in waves) / 2 for x in places]
+    ridge = [(x * side, (height + rise * lift) * side) for x, lift in zip(places, lifts, strict=True)]
+    return [*ridge, (side, side), (0, side)]
 
 
 def plan_labels(rng: np.random.Generator) -> tuple[str, list[str]]:
