@@ -98,14 +98,17 @@ def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
     return header, lines
 
 
-def label_cells(found: TableResult) -> Cells:
+def label_cells(found: TableResult, links: Links | None = None) -> Cells:
     """AP of each label, a line a label, a column a row; then context rows that give them."""
     frame = found.labels
     for entry in found.table.context:
         if entry.get("labels"):
             one = pd.Series(entry["labels"], name=_context_name(entry), dtype=float)
             frame = pd.concat([frame, one.reindex(frame.index) if len(frame) else one], axis=1)
-    lines = [[name, *map(format_percent, values)] for name, *values in frame.itertuples(name=None)]
+    addresses = [(links or {}).get(name) for name in frame.columns]
+    lines = [
+        [name, *map(link_to, addresses, map(format_percent, values))] for name, *values in frame.itertuples(name=None)
+    ]
     return ["label", *frame.columns], lines
 
 

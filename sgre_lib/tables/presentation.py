@@ -146,7 +146,7 @@ def claim_cells(found: TableResult) -> Cells:
 def narrow_label_cells(found: TableResult) -> Cells:
     """AP label by label where others publish it or the rows are few; wider it is unreadable."""
     few = 0 < len(found.labels.columns) <= MOST_LINES
-    return formats.label_cells(found) if few or formats.publishes_labels(found) else formats.NOTHING
+    return formats.label_cells(found, row_links(found)) if few or formats.publishes_labels(found) else formats.NOTHING
 
 
 def rule_cells(found: TableResult) -> Cells:
@@ -156,7 +156,8 @@ def rule_cells(found: TableResult) -> Cells:
         said = read_json(row.shown.folder / "experiment" / "result.json") if row.done else None
         if said and "mAP_non_interpolated" in said:
             touched = [len(said[key]) for key in ("labels_never_predicted", "labels_without_positives")]
-            rules = [format_percent(said[key]) for key in ("mAP", "mAP_non_interpolated")]
+            texts = [format_percent(said[key]) for key in ("mAP", "mAP_non_interpolated")]
+            rules = [link_to(run_address(row.shown, found), text) for text in texts]
             lines.append([row.row.name, *rules, said["never_predicted"], said["threshold"], *touched])
     header = ["row", "mAP interpolated", "mAP non-interpolated", "never predicted counts", "threshold",
               "labels never predicted", "labels without a test image"]  # fmt: skip

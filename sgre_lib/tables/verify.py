@@ -69,7 +69,7 @@ def _verify_run(run: RunResult) -> Iterator[str]:
 
 
 def _verify_table_files(folder: Path, outcome: list[RowResult]) -> Iterator[str]:
-    lines = pd.read_csv(folder / "table.csv", float_precision="round_trip").set_index("row").to_dict("index")
+    lines = pd.read_csv(folder / "table.csv").set_index("row").to_dict("index")
     listed = {row["row"]: row for row in (read_json(folder / "table.json") or {}).get("rows", [])}
     for result in outcome:
         name = result.row.name

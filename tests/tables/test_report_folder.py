@@ -198,6 +198,8 @@ def test_every_number_of_ours_leads_to_its_run_and_notebook(made, pages):
     assert all(line.a["href"].startswith("../runs/") for line in heading.find_next_siblings("tr")[:2])
     assert not lines["later"].find("a")
     assert "90.0" in lines["Others <2>; source: their report"].get_text()
+    labels = find_table(soup, "AP of each label").tbody.find_all("tr")
+    assert all(cell.a for line in labels for cell in line.find_all("td")[:2])
     runs = find_table(soup, "The runs behind each row")
     names = [link.get_text() for link in runs.find_all("a")]
     assert {"03_train", "run", "result", "history", "config", "localisation"} <= set(names)
