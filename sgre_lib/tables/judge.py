@@ -97,14 +97,6 @@ class RowResult:
         return (self.done or begun or self.runs)[0]
 
 
-def distinct_rows(results: list[RowResult]) -> list[RowResult]:
-    """The rows without those that share all their runs with a row before them."""
-    first: dict[tuple[str, ...], RowResult] = {}
-    for result in results:
-        first.setdefault(tuple(run.run.key for run in result.runs), result)
-    return list(first.values())
-
-
 def format_percent(value: float | None, deviation: float | None = None, error: float | None = None) -> str:
     """A fraction in percent, `93.7`, or with a deviation over seeds `93.7 ± 0.4`; a dash where there is none.
 

@@ -29,7 +29,7 @@ from ..training.history import read_history
 from . import formats
 from .declaration import COST_PARAMETERS
 from .formats import Cells, link_to
-from .judge import RowResult, distinct_rows, format_metric, format_percent, judge_row
+from .judge import RowResult, format_metric, format_percent, judge_row
 from .notebooks import COST, EVALUATE, REPORT
 from .plan import format_hours, table_argument
 from .results import TableResult
@@ -276,8 +276,12 @@ def _groups(found: TableResult) -> dict[str, list[RowResult]]:
 
 
 def _measured(found: TableResult) -> list[RowResult]:
-    rows = distinct_rows(found.rows) if all(not row.row.group for row in found.rows) else found.rows
-    return [row for row in rows if "mAP" in row.metrics]
+    """The rows with a result, in each group without those that share all their runs with one before them."""
+    first: dict[tuple, RowResult] = {}
+    for row in found.rows:
+        if "mAP" in row.metrics:
+            first.setdefault((row.row.group, *(run.run.key for run in row.runs)), row)
+    return list(first.values())
 
 
 def draw_labels(found: TableResult) -> dict[str, Figure]:
