@@ -224,7 +224,8 @@ def _plan_notebooks(run: Run, folder: Path, machine: dict[str, Any]) -> dict[str
     else:
         experiment = (folder / "experiment").resolve()
         given, resume = {"exp_dir": str(experiment)}, (experiment / "checkpoints" / "last.pth").exists()
-        steps = {TRAIN: split_parameters(run.parameters, TRAIN) | given | {"resume": resume}, EVALUATE: given}
+        rules = {name: run.parameters[name] for name in ("threshold", "topk") if name in run.parameters}
+        steps = {TRAIN: split_parameters(run.parameters) | given | {"resume": resume}, EVALUATE: given | rules}
         if run.heatmaps and run.parameters.get("branches") != "patch":  # that branch aligns no label with patches
             steps[VISUALIZE] = given | {"limit": run.heatmaps}
     return {name: parameters | machine_parameters(name, machine) for name, parameters in steps.items()}

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 from sgre_lib import UserError, read_results
+from sgre_lib.base.files import fingerprint
 from sgre_lib.evaluation.intervals import COLUMNS
 from sgre_lib.tables.declaration import Run, read_table, table_scales
 from sgre_lib.tables.formats import describe_choices, format_csv, format_html, format_markdown, result_cells
@@ -145,7 +146,9 @@ def test_equal_parameters_are_one_run(write):
     def key(**parameters):
         return Run("accuracy", {"data": "mini", "seed": 0, **parameters}, "row").key
 
-    assert key() == key(tau=1.0, lr=9e-5)  # defaults written out
+    assert key() == key(tau=1.0, lr=1e-4)  # defaults written out
+    # Runs that were stored when these were the defaults are still found.
+    assert key(lr=9e-5, batch_size=128, lamda=0.1) == fingerprint(["accuracy", "data='mini'"])[:8]
     assert key(lamda=0.4, lr=1e-3) == key(lr=1e-3, lamda=0.4)
     different = [key(), key(tau=2.0), key(seed=1), key(data="voc2007"), key(epochs=6)]
     different.append(Run("cost", {"data": "mini", "seed": 0}, "row").key)
