@@ -44,8 +44,9 @@ def following_history(folder: Path, on_epoch: Callable[[list[dict[str, float]]],
     ended = threading.Event()
 
     def follow() -> None:
-        known = 0
-        while not ended.wait(1.0):
+        known, last = 0, False
+        while not last:
+            last = ended.wait(1.0)
             with contextlib.suppress(UserError):
                 history = read_history(folder)
                 if len(history) > known:
@@ -59,8 +60,6 @@ def following_history(folder: Path, on_epoch: Callable[[list[dict[str, float]]],
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(UserError):
-            on_epoch(read_history(folder))
 
 
 def check_tensorboard() -> None:

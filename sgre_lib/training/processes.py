@@ -55,10 +55,6 @@ class Processes:
         distributed.all_reduce(box, distributed.ReduceOp.MAX, group=self.messages)
         return int(box)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        return bool(self.highest(int(flag)))
-
     def broadcast_state(self, module: nn.Module) -> None:
         """Give every process the parameters and buffers of process 0's module."""
         if self.world > 1:

@@ -180,14 +180,13 @@ def make_loaders(
     settings: TrainSettings, machine: MachineSettings, splits: Mapping[str, Split], processes: Processes
 ) -> Loaders:
     """This process's share of the training batches and of the test images."""
-    workers, size = worker_count(machine.num_workers, processes.world), settings.image_size
-    train, test = (
-        PhotoDataset(
-            splits[name], make_transform(settings, training=name == "train"), settings.seed,
-            open_cache(machine.cache, splits[name].paths, size),
-        )
-        for name in ("train", "test")
-    )  # fmt: skip
+    workers = worker_count(machine.num_workers, processes.world)
+
+    def open_photos(name: str) -> PhotoDataset:
+        cache = open_cache(machine.cache, splits[name].paths, settings.image_size)
+        return PhotoDataset(splits[name], make_transform(settings, training=name == "train"), settings.seed, cache)
+
+    train, test = open_photos("train"), open_photos("test")
     batches = TrainingBatches(len(train), settings.batch_size, settings.seed, processes.rank, processes.world)
     # Each process scores every world-th image: together each exactly once.
     shard = list(range(processes.rank, len(test), processes.world))
@@ -255,13 +254,11 @@ def make_trainer(
 @contextlib.contextmanager
 def open_folder(order: Order, data: Data, model: PatchModel, processes: Processes) -> Iterator[Path]:
     """The experiment folder, the same in every process, described, locked and logged to by process 0."""
-    name, claimed = data.prepared.name, None
-    if processes.is_main:
-        claimed = claim_experiment_folder(order.exp_dir, order.settings.model, name)
-    folder = processes.broadcast(claimed)
     if not processes.is_main:
-        yield folder
+        yield processes.broadcast()
         return
+    folder = claim_experiment_folder(order.exp_dir, order.settings.model, data.prepared.name)
+    processes.broadcast(folder)
     with folder_lock(folder, "training"), log_to(folder / "train.log"):
         write_description(folder, order.settings, order.machine, data.prepared, data.embeddings, model, processes)
         if order.resume and not order.goes_on:

@@ -14,7 +14,6 @@ from sgre_lib import (
     evaluate,
     export_released,
     make_settings,
-    read_history,
     train,
 )
 from sgre_lib.base.config import read_config
@@ -109,10 +108,21 @@ def test_what_is_asked_for_must_be_what_is_stored(experiment, tmp_path):
     assert read_config(copy / "config.yaml").settings == stored
 
 
-def test_a_run_of_several_processes_goes_on_in_as_many(small_mini, tmp_path):
-    train(**options(small_mini, epochs=1), exp_dir=tmp_path / "exp", processes=2, progress=False)
-    assert read_config(tmp_path / "exp" / "config.yaml").machine.processes == 2
-    assert len(read_history(tmp_path / "exp")) == 1
+def test_a_run_of_several_processes_goes_on_in_as_many(experiment, tmp_path, monkeypatch):
+    """What is asked of the machine is passed on also where it is the default, and another number is stored."""
+    copy, calls = tmp_path / "exp", []
+    shutil.copytree(experiment, copy)
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(
+        text.replace("processes: 1", "processes: 2").replace("cache: none", "cache: disk")
+    )
+    monkeypatch.setattr("sgre_lib.training.train.launch", lambda words, processes: calls.append((words, processes)))
+    train(exp_dir=copy, resume=True, cache="none", progress=False)
+    ((words, processes),) = calls
+    assert processes == 2
+    assert "--resume" in words
+    assert words[words.index("--cache") + 1] == "none"
+    assert words[words.index("--processes") + 1] == "2"
 
 
 # --- Weights of another model --------------------------------------------------------------------------------------
