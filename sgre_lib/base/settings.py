@@ -200,6 +200,15 @@ def check_share(settings: TrainSettings, processes: int) -> None:
         raise UserError(f"--batch-size {settings.batch_size} is not a multiple of {parts}")
 
 
+def check_limits(*, threshold: float | None = None, **counts: int | None) -> None:
+    """UserError, naming the option, for a threshold outside 0..1 or a count below 1; None is one that is not given."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold} is not between 0 and 1")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UserError(f"{option_flag(name)} {count} is below 1")
+
+
 def refuse_unknown(names, known) -> None:
     """UserError for the first name that is none of the known ones, with the nearest of them."""
     for name in names:

@@ -17,21 +17,20 @@ peak is that of the plain map, its share depends on the scale of the logits.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch.utils.data import Subset
 
 from ..base.device import choose_device, describe_device
 from ..base.errors import UserError
 from ..base.files import csv_text, write_json, write_text
 from ..base.provenance import code_version, package_versions
-from ..base.settings import TrainSettings
+from ..base.settings import check_limits
 from ..datasets.prepared import DATASET_NAMES, PreparedDataset, Split
-from ..model.build import PatchModel
-from .maps import open_experiment, run_model
+from ..images.dataloader import PhotoDataset
+from ..images.transforms import make_transform
+from .maps import open_aligned, run_model
 from .pointing_game import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
 
 
@@ -55,21 +54,28 @@ def localise(
     pairs one vote, `mean_over_pairs` each pair; `labels` has the averages of each label.
     Raises UserError for a model without maps (`branches: patch`) and for a dataset without boxes.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} is below 1")
-    if batch_size < 1:
-        raise UserError("--batch-size must be at least 1")
+    check_limits(limit=limit, batch_size=batch_size)
     chosen = choose_device(device)
-    model, settings, prepared = open_experiment(exp_dir, data, data_root)
-    if settings.model == "mlic" and settings.branches == "patch":
-        raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
+    model, settings, prepared = open_aligned(exp_dir, data, data_root)
     split = prepared.split("test")
     boxes = _read_test_boxes(prepared, split, limit)
+    photos = PhotoDataset(split, make_transform(settings, training=False))
+    looked_at = Subset(photos, [image for image, of_image in enumerate(boxes) if of_image])
     loading = {"batch_size": batch_size, "num_workers": num_workers, "progress": "localising" if progress else None}
-    pairs = list(_measure_images(model, settings, split, boxes, chosen, **loading))
+    pairs = []
+    for output, _, indices in run_model(model, settings, looked_at, chosen, **loading):
+        maps = model.alignment_maps(output)
+        for place, image in enumerate(indices.tolist()):
+            of_labels = sorted(boxes[image])
+            # Few of an image's labels are present: only their maps leave the device.
+            kept = maps[place, of_labels].float().cpu().numpy()
+            pairs += [
+                Pair(image, label, measure_map(one_map, boxes[image][label]))
+                for label, one_map in zip(of_labels, kept, strict=True)
+            ]
     result = {
         "images": len(boxes),
-        "images_with_boxes": sum(map(bool, boxes)),
+        "images_with_boxes": len(looked_at),
         "pairs": len(pairs),
         "grid": list(model.head.grid),
         "map": "class activation map" if settings.model == "gap" else "alignment",
@@ -105,42 +111,19 @@ def _read_test_boxes(prepared: PreparedDataset, split: Split, limit: int | None)
     return boxes
 
 
-def _measure_images(
-    model: PatchModel,
-    settings: TrainSettings,
-    split: Split,
-    boxes: Sequence[dict[int, np.ndarray]],
-    device: torch.device,
-    **loading: object,
-) -> Iterator[Pair]:
-    """The pairs of the images that have boxes, in the order of the list and of the labels. loading: see `run_model`."""
-    rows = [row for row, of_image in enumerate(boxes) if of_image]
-    names, paths = [split.names[row] for row in rows], [split.paths[row] for row in rows]
-    with_boxes = replace(split, names=names, paths=paths, targets=split.targets[rows], ignore=None)
-    for output, _, indices in run_model(model, settings, with_boxes, device, **loading):
-        images = [rows[index] for index in indices.tolist()]
-        pairs = [(place, image, label) for place, image in enumerate(images) for label in sorted(boxes[image])]
-        places, _, of_labels = zip(*pairs, strict=True)
-        # Few of an image's labels are present: only their maps leave the device.
-        kept = model.alignment_maps(output)[list(places), list(of_labels)].float().cpu().numpy()
-        for (_, image, label), one_map in zip(pairs, kept, strict=True):
-            yield Pair(image, label, measure_map(one_map, boxes[image][label]))
-
-
 def describe_localisation(result: dict) -> list[str]:
     """Lines for a person: the averages in percent, and the labels that gain most and least over chance."""
-    lines = [
-        f"{result['pairs']:,} pairs of image and label, {result['images_with_boxes']:,} images, "
-        f"{len(result['labels'])} labels; {result['map']}s on a grid of {result['grid'][0]} x {result['grid'][1]}",
-        f"{'percent':22}{'pointing':>9}{'chance':>8}{'ceiling':>9}{'share':>9}{'chance':>8}{'ceiling':>9}",
-    ]
     order = sorted(result["labels"], key=lambda label: gain_over_chance(result["labels"][label]), reverse=True)
     shown = order if len(order) <= 6 else [*order[:3], *order[-3:]]
-    rows = {"mean over labels": result["mean_over_labels"], "mean over pairs": result["mean_over_pairs"]}
-    rows |= {f"  {label}"[:22]: result["labels"][label] for label in shown}
-    sizes = dict(zip(Localisation._fields, (9, 8, 9, 9, 8, 9), strict=True))
-    for name, row in rows.items():
-        lines.append(f"{name:22}{''.join(f'{100 * row[field]:{size}.1f}' for field, size in sizes.items())}")
+    rows = [(f"mean over {what}", result[f"mean_over_{what}"]) for what in ("labels", "pairs")]
+    rows += [(f"  {label}"[:22], result["labels"][label]) for label in shown]
+    align_columns = "{:22}{:>9}{:>8}{:>9}{:>9}{:>8}{:>9}".format
+    lines = [
+        f"{result['pairs']:,} pairs of image and label, {result['images_with_boxes']:,} images, "
+        f"{len(order)} labels; {result['map']}s on a grid of {result['grid'][0]} x {result['grid'][1]}",
+        align_columns("percent", "pointing", "chance", "ceiling", "share", "chance", "ceiling"),
+        *(align_columns(name, *(f"{100 * row[field]:.1f}" for field in Localisation._fields)) for name, row in rows),
+    ]
     if len(order) > 6:
         lines.append("(labels: the three that point best and the three that point worst, against chance)")
     return lines

@@ -1,32 +1,37 @@
-"""Alignment and correlation of a model on photos."""
+"""A model's outputs on photos, a batch at a time; its alignment maps and its average correlation."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.settings import TrainSettings
 from ..datasets.prepared import PreparedDataset, Split
 from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
-from ..images.reading import read_photo
 from ..images.transforms import make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment, open_dataset
-from ..model.head import HeadOutput
 from ..model.precision import autocast
 
 
-def open_experiment(
+def open_aligned(
     exp_dir: str | os.PathLike, data: str | os.PathLike | None, data_root: str | os.PathLike | None
 ) -> tuple[PatchModel, TrainSettings, PreparedDataset]:
-    """The best model of an experiment, its settings, and its dataset or `data` instead, which must have its labels."""
+    """The best model of an experiment, its settings, and its dataset or `data` instead.
+
+    Raises UserError where the model aligns no label with patches and where `data` has other labels.
+    """
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    if settings.model == "mlic" and settings.branches == "patch":
+        raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
     prepared = open_dataset(exp_dir, data, data_root)
     if prepared.labels != labels:
         raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
@@ -34,73 +39,59 @@ def open_experiment(
 
 
 @torch.inference_mode()
-def align(
-    model: PatchModel, settings: TrainSettings, paths: Sequence[Path], device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N, L) and alignment maps (N, L, H, W) of some photos, one at a time, by a model in evaluation mode.
-
-    A map sums to 1; see `PatchModel.alignment_maps` for models with a class token.
-    Raises UserError where the model has no alignment (`branches: patch`).
-    """
-    transform = make_transform(settings, training=False)
-    model = model.to(device).eval()
-    scores, maps = [], []
-    for path in paths:
-        pixels = torch.from_numpy(transform(read_photo(path)))[None].to(device)
-        output = model(pixels)
-        aligned = model.alignment_maps(output)
-        if aligned is None:
-            raise UserError("this model has no object branch (branches: patch), so it aligns no label with patches")
-        scores.append(torch.sigmoid(output.logits[0].float()).cpu().numpy())
-        maps.append(aligned[0].float().cpu().numpy())
-    return np.stack(scores), np.stack(maps)
-
-
-@torch.inference_mode()
 def run_model(
     model: PatchModel,
     settings: TrainSettings,
-    split: Split,
+    photos: Dataset,
     device: torch.device,
     *,
     batch_size: int = 64,
     num_workers: int = -1,
     progress: str | None = None,
-) -> Iterator[tuple[HeadOutput, torch.Tensor, torch.Tensor]]:
-    """Outputs, targets (B, L) and indices (B) of a split, a batch at a time, in its order.
+) -> Iterator[tuple[Any, ...]]:
+    """The `HeadOutput` of each batch of photos, in their order, and what else the batch holds.
 
-    progress: what a progress bar says; None: there is none.
+    photos: a Dataset of tuples that begin with pixels (S, S, 3) uint8. progress: what a progress bar says, if any.
     """
-    dataset = PhotoDataset(split, make_transform(settings, training=False))
-    loader = make_loader(dataset, worker_count(num_workers), device, batch_size=batch_size)
+    loader = make_loader(photos, worker_count(num_workers), device, batch_size=batch_size)
     model = model.to(device).eval()
-    for pixels, targets, indices in tqdm(loader, desc=progress, unit="batch", leave=False, disable=progress is None):
-        images = move_pixels(pixels, device, dataset.transform.normalise)
+    for pixels, *others in tqdm(loader, desc=progress, unit="batch", leave=False, disable=progress is None):
+        images = move_pixels(pixels, device, not settings.orid_norm)
         with autocast(device, settings.amp):
             output = model(images)
-        yield output, targets, indices
+        yield output, *others
 
 
-@torch.inference_mode()
+def align(
+    model: PatchModel, settings: TrainSettings, paths: Sequence[Path], device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N, L) and alignment maps (N, L, H, W) of some photos, in float32, by a model that has an object branch.
+
+    A map sums to 1; see `PatchModel.alignment_maps` for models with a class token.
+    """
+    split = Split(list(map(str, paths)), list(paths), np.zeros((len(paths), 0)))
+    photos = PhotoDataset(split, make_transform(settings, training=False))
+    outputs = run_model(model, settings.replace(amp=False), photos, device, batch_size=1, num_workers=0)
+    both = [(torch.sigmoid(output.logits), model.alignment_maps(output)) for output, *_ in outputs]
+    scores, maps = (torch.cat(of_photos).cpu().numpy() for of_photos in zip(*both, strict=True))
+    return scores, maps
+
+
 def average_correlation(
-    model: PatchModel,
-    settings: TrainSettings,
-    split: Split,
-    device: torch.device,
-    *,
-    batch_size: int = 64,
-    num_workers: int = -1,
+    model: PatchModel, settings: TrainSettings, split: Split, device: torch.device, **loading: int
 ) -> np.ndarray:
     """Patch-label correlation averaged over a split's patches and images, (L, L): how much goes to the column's label
     in images where the row's label is there.
 
     A row sums to 1; it is NaN where no image has the label. Where the label is ignored counts as absent, as in targets.
+    loading: `batch_size` and `num_workers` of `run_model`.
     Raises UserError where the model has no correlation: `branches` other than `both`, or a pooling baseline.
     """
     if settings.model != "mlic" or settings.branches != "both":
         raise UserError("this model has no patch-label correlation: it needs both branches of SGRE (branches: both)")
+    photos = PhotoDataset(split, make_transform(settings, training=False))
     total = np.zeros((split.targets.shape[1],) * 2)
-    for output, targets, _ in run_model(model, settings, split, device, batch_size=batch_size, num_workers=num_workers):
+    for output, targets, _ in run_model(model, settings, photos, device, **loading):
         correlation = output.correlation.mean(dim=1, dtype=torch.float64).cpu().numpy()
         total += targets.numpy().T.astype(np.float64) @ correlation
     counts = split.targets.sum(axis=0, dtype=np.float64)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,29 +12,29 @@ import numpy as np
 from ..base.device import choose_device
 from ..base.errors import UserError
 from ..base.files import write_array, write_json
+from ..base.settings import check_limits
 from ..datasets.prepared import Split
 from ..figures import draw_heatmap, judge, save_figure
 from ..images.reading import read_photo
-from .maps import align, open_experiment
+from .maps import align, open_aligned
 from .photo_choice import choose_images, find_scores
 
 
 def find_images(names: Sequence[str], split: Split) -> list[int]:
     """Indices of images given by listed path, file name or stem. Raises UserError for none or several of a name."""
-    keys: dict[str, set[int]] = {}
-    for index, listed in enumerate(split.names):
-        path = Path(listed)
-        for key in (listed, path.name, path.stem):
-            keys.setdefault(key, set()).add(index)
+    keys = [{listed, Path(listed).name, Path(listed).stem} for listed in split.names]
     found = []
     for name in names:
-        match = keys.get(name) or keys.get(Path(name).name) or set()
-        if not match:
+        for asked in (name, Path(name).name):
+            match = [index for index, of_image in enumerate(keys) if asked in of_image]
+            if match:
+                break
+        else:
             raise UserError(f"--images {name}: no test image has this path, file name or stem")
         if len(match) > 1:
-            some = ", ".join(split.names[i] for i in sorted(match)[:3])
+            some = ", ".join(split.names[i] for i in match[:3])
             raise UserError(f"--images {name} is the name of {len(match)} test images ({some}): give the listed path")
-        found += sorted(match)
+        found += match
     return found
 
 
@@ -50,55 +51,44 @@ def visualize(
 ) -> list[Path]:
     """Draw alignment maps of test images into `<exp_dir>/visualization/<image>/` and return those folders.
 
-    images: test images by listed path, file name or stem; None: `limit` of them by `choose_images` (hits, false alarms
-    and misses in turn), from `scores.npy` where `evaluate` has run, else scored now. labels: `present`, `predicted`, or
-    names separated by commas; an image chosen by rule also shows the label it was chosen for.
-    Each folder gets heatmap.png, alignment.npy (L, H, W) with the raw maps of all labels, and heatmap.json with labels,
-    scores, truth and the alt text.
+    images: as `find_images` takes them; None: `limit` of them by `choose_images` (hits, false alarms and misses in
+    turn), from `scores.npy` where `evaluate` has run, else scored now. labels: `present`, `predicted`, or names
+    separated by commas; an image chosen by rule also shows the label it was chosen for.
+    Each folder (the image's stem; its whole path where another image has the stem too) gets heatmap.png, alignment.npy
+    (L, H, W) with the raw maps of all labels, and heatmap.json with labels, scores, truth and the alt text.
     """
-    if limit < 1:
-        raise UserError(f"--limit {limit} is below 1")
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    model, settings, prepared = open_experiment(exp_dir, data, data_root)
-    names, asked = prepared.labels, _read_label_names(labels, prepared.labels)
+    check_limits(threshold=threshold, limit=limit)
+    model, settings, prepared = open_aligned(exp_dir, data, data_root)
+    asked = _read_label_names(labels, prepared.labels)
     chosen_device, split, folder = choose_device(device), prepared.split("test"), Path(exp_dir).expanduser()
-    if images is not None:
-        picked = [(i, "asked for", -1) for i in find_images([images] if isinstance(images, str) else images, split)]
-    else:
+    if images is None:
         scores = find_scores(folder, model, settings, split, chosen_device)
         picked = choose_images(scores, split.targets, limit, threshold)
+    else:
+        picked = [(i, "asked for", -1) for i in find_images([images] if isinstance(images, str) else images, split)]
+    stems = Counter(Path(name).stem for name in split.names)
     folders = []
     for index, why, reason_label in picked:
         (scores,), (maps,) = align(model, settings, [split.paths[index]], chosen_device)
-        present = split.targets[index].astype(bool)
+        present, name = split.targets[index].astype(bool), split.names[index]
         shown = asked or _choose_labels(present if labels == "present" else scores >= threshold, scores)
         if reason_label >= 0 and reason_label not in shown:
             shown = [*shown, reason_label]
-        target = folder / "visualization" / _folder_name(split.names, index)
+        stem, photo = Path(name).stem, read_photo(split.paths[index])
+        target = folder / "visualization" / (stem if stems[stem] == 1 else name.strip("/").replace("/", "__"))
         target.mkdir(parents=True, exist_ok=True)
-        figure = draw_heatmap(
-            read_photo(split.paths[index]), maps[shown], [names[i] for i in shown], scores[shown], present[shown],
-            threshold=threshold, title=Path(split.names[index]).name,
-        )  # fmt: skip
+        cases = [prepared.labels[i] for i in shown], scores[shown], present[shown]
+        figure = draw_heatmap(photo, maps[shown], *cases, threshold=threshold, title=Path(name).name)
         save_figure(figure, target / "heatmap.png")
         write_array(target / "alignment.npy", maps)
         rows = [
-            {"label": names[i], "score": float(scores[i]), "present": bool(present[i]),
-             "outcome": judge(scores[i], present[i], threshold)}
-            for i in shown
-        ]  # fmt: skip
-        about = {"image": split.names[index], "chosen": why, "grid": list(model.head.grid), "labels": rows}
+            {"label": label, "score": score, "present": there, "outcome": judge(score, there, threshold)}
+            for label, score, there in zip(*cases, strict=True)
+        ]
+        about = {"image": name, "chosen": why, "grid": list(model.head.grid), "labels": rows}
         write_json(target / "heatmap.json", about | {"alt_text": figure.alt_text})
         folders.append(target)
     return folders
-
-
-def _folder_name(listed: list[str], index: int) -> str:
-    """An image's stem, or its whole path where another image has the same stem: they must not share a folder."""
-    stem = Path(listed[index]).stem
-    unique = sum(Path(name).stem == stem for name in listed) == 1
-    return stem if unique else listed[index].strip("/").replace("/", "__")
 
 
 def _read_label_names(text: str, labels: list[str]) -> list[int]:
@@ -113,5 +103,5 @@ def _read_label_names(text: str, labels: list[str]) -> list[int]:
 
 def _choose_labels(marked: np.ndarray, scores: np.ndarray) -> list[int]:
     """Indices of the marked labels, highest score first; of the best label where none is marked."""
-    order = [int(i) for i in np.argsort(-scores, kind="stable")]
+    order = np.argsort(-scores, kind="stable").tolist()
     return [i for i in order if marked[i]] or order[:1]
