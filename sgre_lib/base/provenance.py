@@ -6,8 +6,12 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from .places import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 
 def code_version() -> str:
@@ -36,9 +40,17 @@ def package_versions(names: Iterable[str] = ("torch", "torchvision", "timm", "nu
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def describe_origin(data: str, data_fingerprint: str, device: torch.device) -> dict:
+    """What a file of results says of where they come from."""
+    from .device import describe_device  # needs torch, which reading results does not
+
+    origin = {"data": data, "data_fingerprint": data_fingerprint, "code_version": code_version()}
+    return origin | {"versions": package_versions(), "device": describe_device(device)}
+
+
 def describe_environment() -> str:
     """Three lines for the top of a notebook: versions, device, commit."""
-    from .device import choose_device, describe_device  # needs torch, which reading results does not
+    from .device import choose_device, describe_device
 
     versions = "  ".join(f"{name} {version}" for name, version in package_versions().items())
     return f"{versions}\ndevice {describe_device(choose_device('auto'))}\nsgre_lib at commit {code_version()}"

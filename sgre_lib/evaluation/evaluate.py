@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..base.device import choose_device, describe_device
-from ..base.errors import UserError
-from ..base.provenance import code_version, package_versions
-from ..model.experiment import load_experiment, open_dataset
+from ..base.device import choose_device
+from ..base.provenance import describe_origin
+from ..base.settings import check_limits
+from ..model.experiment import open_experiment
 from .metrics import evaluate_scores
 from .result_files import write_results
 from .scoring import score_split
@@ -35,29 +35,17 @@ def evaluate(
     Writes result.txt, result.json, prediction.txt, scores.npy and targets.npy (and ignore.npy where there is a mask)
     into exp_dir. The returned dictionary is `evaluate_scores`'s with labels, images, threshold, topk and exp_dir added.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    if (topk is not None and topk < 1) or batch_size < 1:
-        raise UserError("--topk and --batch-size must be at least 1")
+    check_limits(threshold=threshold, topk=topk, batch_size=batch_size)
     chosen = choose_device(device)
-    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    model, settings, prepared = open_experiment(exp_dir, data, data_root)
     threshold = settings.threshold if threshold is None else threshold
     topk = settings.topk if topk is None else topk
-    prepared = open_dataset(exp_dir, data, data_root)
-    if prepared.labels != labels:
-        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
-    split = prepared.split("test")
+    labels, split = prepared.labels, prepared.split("test")
     scores = score_split(
         model, split, settings, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress
     )
     metrics = evaluate_scores(scores, split.targets, split.ignore, threshold, topk, never_predicted=never_predicted)
-    about = {
-        "data": prepared.name,
-        "data_fingerprint": prepared.fingerprint(),
-        "code_version": code_version(),
-        "versions": package_versions(),
-        "device": describe_device(chosen),
-    }
+    about = describe_origin(prepared.name, prepared.fingerprint(), chosen)
     write_results(Path(exp_dir).expanduser(), labels, split, scores, metrics, threshold, topk, about)
     used = {"threshold": threshold, "topk": topk}
     return metrics | used | {"labels": labels, "images": len(split), "exp_dir": str(exp_dir)}

@@ -22,15 +22,16 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Subset
 
-from ..base.device import choose_device, describe_device
+from ..base.device import choose_device
 from ..base.errors import UserError
 from ..base.files import csv_text, write_json, write_text
-from ..base.provenance import code_version, package_versions
+from ..base.provenance import describe_origin
 from ..base.settings import check_limits
 from ..datasets.prepared import DATASET_NAMES, PreparedDataset, Split
 from ..images.dataloader import PhotoDataset
 from ..images.transforms import make_transform
-from .maps import open_aligned, run_model
+from ..model.experiment import open_experiment
+from .maps import check_alignment, run_model
 from .pointing_game import Localisation, Pair, gain_over_chance, measure_map, summarise_pairs
 
 
@@ -56,7 +57,8 @@ def localise(
     """
     check_limits(limit=limit, batch_size=batch_size)
     chosen = choose_device(device)
-    model, settings, prepared = open_aligned(exp_dir, data, data_root)
+    model, settings, prepared = open_experiment(exp_dir, data, data_root)
+    check_alignment(settings, exp_dir)
     split = prepared.split("test")
     boxes = _read_test_boxes(prepared, split, limit)
     photos = PhotoDataset(split, make_transform(settings, training=False))
@@ -80,11 +82,7 @@ def localise(
         "grid": list(model.head.grid),
         "map": "class activation map" if settings.model == "gap" else "alignment",
         **summarise_pairs(pairs, prepared.labels),
-        "data": prepared.name,
-        "data_fingerprint": prepared.fingerprint(),
-        "code_version": code_version(),
-        "versions": package_versions(),
-        "device": describe_device(chosen),
+        **describe_origin(prepared.name, prepared.fingerprint(), chosen),
     }
     folder, measures = Path(exp_dir).expanduser(), Localisation._fields
     rows = [[label, row["pairs"], *(row[name] for name in measures)] for label, row in result["labels"].items()]

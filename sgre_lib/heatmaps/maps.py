@@ -14,28 +14,17 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.settings import TrainSettings
-from ..datasets.prepared import PreparedDataset, Split
+from ..datasets.prepared import Split
 from ..images.dataloader import PhotoDataset, make_loader, move_pixels, worker_count
 from ..images.transforms import make_transform
 from ..model.build import PatchModel
-from ..model.experiment import load_experiment, open_dataset
 from ..model.precision import autocast
 
 
-def open_aligned(
-    exp_dir: str | os.PathLike, data: str | os.PathLike | None, data_root: str | os.PathLike | None
-) -> tuple[PatchModel, TrainSettings, PreparedDataset]:
-    """The best model of an experiment, its settings, and its dataset or `data` instead.
-
-    Raises UserError where the model aligns no label with patches and where `data` has other labels.
-    """
-    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+def check_alignment(settings: TrainSettings, what: str | os.PathLike) -> None:
+    """UserError where a model aligns no label with patches. what: how the line names the model."""
     if settings.model == "mlic" and settings.branches == "patch":
-        raise UserError(f"{exp_dir} has no object branch (branches: patch), so it aligns no label with patches")
-    prepared = open_dataset(exp_dir, data, data_root)
-    if prepared.labels != labels:
-        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
-    return model, settings, prepared
+        raise UserError(f"{what} has no object branch (branches: patch), so it aligns no label with patches")
 
 
 @torch.inference_mode()

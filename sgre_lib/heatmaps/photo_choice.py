@@ -33,20 +33,11 @@ def choose_images(scores: np.ndarray, targets: np.ndarray, limit: int, threshold
     scores, targets: (N, L). Ties go to the earlier image.
     """
     present = targets.astype(bool)
-    certain = np.where(present.any(1), np.where(present, scores, np.inf).min(1), -np.inf)
-    wrong, missed = np.where(present, -np.inf, scores), np.where(present, -scores, -np.inf)
-    kinds = {  # (the order of images, the values whose highest is the label, which images count)
-        "hit": (certain, np.where(present, scores, -np.inf), certain >= threshold),
-        "false alarm": (wrong.max(1), wrong, wrong.max(1) >= threshold),
-        "missed": (missed.max(1), missed, -missed.max(1) < threshold),
-    }
-    chosen = _take_turns(
-        {
-            why: [(int(i), int(values[i].argmax())) for i in np.argsort(-order, kind="stable") if counts[i]]
-            for why, (order, values, counts) in kinds.items()
-        },
-        limit,
-    )
+    certain = np.where(present, scores, np.inf).min(axis=1)
+    best = np.where(present, scores, -np.inf).argmax(axis=1).tolist()
+    order = np.argsort(-certain, kind="stable").tolist()
+    hits = [(i, best[i]) for i in order if threshold <= certain[i] < np.inf]
+    chosen = _take_turns({"hit": hits, **_queue_failures(scores, targets, threshold)}, limit)
     # A model that is never certain has no hits: any image is then better than none.
     used = {image for image, _, _ in chosen}
     spare = [i for i in range(len(scores)) if i not in used][: limit - len(chosen)]
@@ -69,16 +60,19 @@ def choose_failures(
     that one hard photo or label does not fill the gallery; there may then be fewer than `limit`.
     scores, targets, ignore: (N, L). Ties go to the earlier image, then to the earlier label.
     """
+    chosen = _take_turns(_queue_failures(scores, targets, threshold, ignore), limit, per_label)
+    return sorted(chosen, key=lambda case: case[1])
+
+
+def _queue_failures(
+    scores: np.ndarray, targets: np.ndarray, threshold: float, ignore: np.ndarray | None = None
+) -> dict[str, list[tuple[int, int]]]:
+    """(image, label) of each false alarm and of each miss, the worst first."""
     present = np.asarray(targets).astype(bool)
-    counted = np.ones_like(present) if ignore is None else np.asarray(ignore) == 0
-    queues = {}
-    for why, wrong, badness in (
-        ("false alarm", counted & ~present & (scores >= threshold), scores),
-        ("missed", counted & present & (scores < threshold), -scores),
-    ):
-        queues[why] = np.argwhere(wrong)[np.argsort(-badness[wrong], kind="stable")].tolist()
-    chosen = _take_turns(queues, limit, per_label)
-    return [case for why in queues for case in chosen if case[1] == why]
+    wrong = (present != (scores >= threshold)) & (True if ignore is None else np.asarray(ignore) == 0)
+    badness = np.where(present, -scores, scores)
+    kinds = {"false alarm": wrong & ~present, "missed": wrong & present}
+    return {why: np.argwhere(kind)[np.argsort(-badness[kind], kind="stable")].tolist() for why, kind in kinds.items()}
 
 
 def _take_turns(queues: Mapping[str, Sequence[tuple[int, int]]], limit: int, per_label: float = math.inf) -> list[Case]:
@@ -107,10 +101,8 @@ def choose_gallery(exp_dir: str | os.PathLike) -> list[Path]:
 
     An experiment without heatmaps gives an empty list.
     """
-    first: dict[str, Path] = {}
-    for path in sorted((Path(exp_dir) / "visualization").glob("*/heatmap.json")):
-        kind = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-        first.setdefault(kind, path.with_suffix(".png"))
+    paths = sorted((Path(exp_dir) / "visualization").glob("*/heatmap.json"), reverse=True)
+    first = {json.loads(path.read_text(encoding="utf-8"))["chosen"]: path.with_suffix(".png") for path in paths}
     return [first[kind] for kind in ("hit", "false alarm", "missed") if kind in first]
 
 

@@ -16,7 +16,8 @@ from ..base.settings import check_limits
 from ..datasets.prepared import Split
 from ..figures import draw_heatmap, judge, save_figure
 from ..images.reading import read_photo
-from .maps import align, open_aligned
+from ..model.experiment import open_experiment
+from .maps import align, check_alignment
 from .photo_choice import choose_images, find_scores
 
 
@@ -58,7 +59,8 @@ def visualize(
     (L, H, W) with the raw maps of all labels, and heatmap.json with labels, scores, truth and the alt text.
     """
     check_limits(threshold=threshold, limit=limit)
-    model, settings, prepared = open_aligned(exp_dir, data, data_root)
+    model, settings, prepared = open_experiment(exp_dir, data, data_root)
+    check_alignment(settings, exp_dir)
     asked = _read_label_names(labels, prepared.labels)
     chosen_device, split, folder = choose_device(device), prepared.split("test"), Path(exp_dir).expanduser()
     if images is None:
@@ -71,7 +73,9 @@ def visualize(
     for index, why, reason_label in picked:
         (scores,), (maps,) = align(model, settings, [split.paths[index]], chosen_device)
         present, name = split.targets[index].astype(bool), split.names[index]
-        shown = asked or _choose_labels(present if labels == "present" else scores >= threshold, scores)
+        marked = present if labels == "present" else scores >= threshold
+        order = np.argsort(-scores, kind="stable").tolist()
+        shown = asked or [i for i in order if marked[i]] or order[:1]
         if reason_label >= 0 and reason_label not in shown:
             shown = [*shown, reason_label]
         stem, photo = Path(name).stem, read_photo(split.paths[index])
@@ -99,9 +103,3 @@ def _read_label_names(text: str, labels: list[str]) -> list[int]:
             known = f"present, predicted, or {', '.join(labels[:4])}, ..."
             raise UserError(f"--labels {name}: not one of the labels ({known})")
     return [labels.index(name) for name in asked]
-
-
-def _choose_labels(marked: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Indices of the marked labels, highest score first; of the best label where none is marked."""
-    order = np.argsort(-scores, kind="stable").tolist()
-    return [i for i in order if marked[i]] or order[:1]

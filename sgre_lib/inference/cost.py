@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,35 +48,37 @@ def measure_cost(
     model = build_model(settings, False, label_embeddings=torch.randn(label_count, embedding_size)).to(chosen)
     counts = count_parameters(model)
     flops = count_flops(model, settings.image_size, chosen)
+    # The product with one vector that ends our folded attention is no operation to PyTorch's counter.
     has_attention = settings.model == "mlic" and settings.branches != "patch"
-    folding = _count_attention_flops(model, label_count) if has_attention else (0, 0)
+    folded = 2 * label_count * math.prod(model.head.grid) * ATTENTION_SIZE if has_attention else 0
     result = {
         "parameters": counts["total"],
         "backbone_parameters": counts["backbone"],
         "head_parameters": counts["head"],
-        "gflops": (flops + folding[0]) / 1e9,
-        "gflops_literal": (flops + folding[1]) / 1e9,
+        "gflops": (flops + folded) / 1e9,
+        "gflops_literal": (flops + folded + folded * ATTENTION_SIZE) / 1e9,
         "device": describe_device(chosen),
         "label_count": label_count,
         "batch_size": settings.batch_size,
         "image_size": settings.image_size,
         "steps": steps,
     }
-    if not steps:
-        return result
-    images = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, device=chosen)
-    targets = (torch.rand(settings.batch_size, label_count, device=chosen) < 0.05).float()
-    for name, step in _make_steps(model, settings, images, targets, chosen).items():
-        result[f"{name}_images_per_second"] = settings.batch_size / _median_seconds(step, steps, chosen)
-        result[f"{name}_memory"] = _peak_memory(chosen) - baseline
+    if steps:
+        images = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, device=chosen)
+        targets = (torch.rand(settings.batch_size, label_count, device=chosen) < 0.05).float()
+        for name, step in _make_steps(model, settings, images, targets):
+            times = []
+            for _ in range(steps + 1):
+                begun = _read_clock(chosen)
+                step()
+                times.append(_read_clock(chosen) - begun)
+            result[f"{name}_images_per_second"] = settings.batch_size / statistics.median(times[1:])
+            result[f"{name}_memory"] = _peak_memory(chosen) - baseline
     return result
 
 
 def count_flops(model: PatchModel, image_size: int, device: torch.device) -> int:
-    """Operations of matrix products, convolutions and attention in one image's forward pass, a multiply-add being two.
-
-    The product with one vector that ends our folded attention is no such operation to PyTorch's counter.
-    """
+    """Operations of matrix products, convolutions and attention in one image's forward pass, a multiply-add being two."""
     image = torch.zeros(1, 3, image_size, image_size, device=device)
     training = model.training
     model.eval()
@@ -85,50 +88,40 @@ def count_flops(model: PatchModel, image_size: int, device: torch.device) -> int
     return counter.get_total_flops()
 
 
-def _count_attention_flops(model: PatchModel, label_count: int) -> tuple[int, int]:
-    """Operations of the label-patch scores of one image, folded and as the formula is written."""
-    pairs = label_count * model.head.grid[0] * model.head.grid[1]
-    folded = 2 * pairs * ATTENTION_SIZE
-    return folded, folded + 2 * pairs * ATTENTION_SIZE**2
-
-
 def _make_steps(
-    model: PatchModel, settings: TrainSettings, images: torch.Tensor, targets: torch.Tensor, device: torch.device
-) -> dict[str, Callable[[], None]]:
-    loss_of, kept = make_loss(settings), {}
+    model: PatchModel, settings: TrainSettings, images: torch.Tensor, targets: torch.Tensor
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A step of inference and then one of training, with what it needs made when it is asked for."""
 
     def infer() -> None:
-        model.eval()
-        with torch.inference_mode(), autocast(device, settings.amp):
+        with torch.inference_mode(), autocast(images.device, settings.amp):
             model(images)
 
+    model.eval()
+    yield "inference", infer
+    loss_of, average = make_loss(settings), MovingAverage(model, settings.ema_decay)
+    optimizer = make_optimizer(model, settings)
+
     def train() -> None:
-        if not kept:  # made here, so that inference is measured without them
-            kept.update(average=MovingAverage(model, settings.ema_decay), optimizer=make_optimizer(model, settings))
-        model.train()
-        with autocast(device, settings.amp):
+        with autocast(images.device, settings.amp):
             output = model(images)
         loss = loss_of(output.logits, targets)
         if output.object_logits is not None and output.object_logits is not output.logits:
             loss = loss + settings.lamda * loss_of(output.object_logits, targets)
-        kept["optimizer"].zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        kept["optimizer"].step()
-        kept["average"].update(model)
+        optimizer.step()
+        average.update(model)
 
-    return {"inference": infer, "training": train}
+    model.train()
+    yield "training", train
 
 
-def _median_seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
-    times = []
-    for _ in range(steps + 1):
-        wait()
-        begun = time.perf_counter()
-        step()
-        wait()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[1:])
+def _read_clock(device: torch.device) -> float:
+    """Seconds, when the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _peak_memory(device: torch.device) -> int:

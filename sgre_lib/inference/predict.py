@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections import Counter
@@ -12,17 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..base.device import choose_device
 from ..base.errors import UserError
-from ..images.dataloader import make_loader, move_pixels, worker_count
+from ..base.settings import check_limits
+from ..heatmaps.maps import check_alignment, run_model
 from ..images.reading import read_photo
 from ..images.transforms import PhotoTransform, make_transform
 from ..model.build import PatchModel
 from ..model.experiment import load_experiment
-from ..model.precision import autocast
+from ..model.head import HeadOutput
 from .photo_files import HEATMAP_SUFFIX, find_photos
 from .predictions import Prediction, describe_unreadable, make_encodable
 
@@ -62,51 +64,37 @@ def predict(
     found; a photo that cannot be read does not stop the others, its `error` says what is wrong. Raises UserError where
     no photo can be read, and for bad options.
     """
-    folder = _check_options(threshold, topk, batch_size, heatmaps)
+    check_limits(threshold=threshold, topk=topk, batch_size=batch_size)
+    folder = None if heatmaps is None else Path(heatmaps).expanduser()
+    if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise UserError(f"--heatmaps {folder} is not a folder")
     chosen = choose_device(device)
     paths = find_photos(images)
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
-    if folder is not None and settings.model == "mlic" and settings.branches == "patch":
-        raise UserError("--heatmaps: this model has no object branch (branches: patch), so it aligns no label")
+    if folder is not None:
+        check_alignment(settings, "--heatmaps: this model")
     figures = {} if folder is None else _figure_names(paths)
     if num_workers < 0 and len(paths) <= batch_size:
         num_workers = 0  # starting processes takes longer than reading a few photos
     photos = _AnyPhotos(paths, make_transform(settings, training=False))
-    loader = make_loader(photos, worker_count(num_workers), chosen, batch_size=batch_size, collate_fn=_collate)
+    scored = _score(model, run_model(model, settings, photos, chosen, batch_size=batch_size, num_workers=num_workers))
+    bar = tqdm(scored, "predicting", len(paths), unit="image", leave=False, disable=not progress)
     predictions = []
-    scored = _score(model, settings.amp, loader, len(labels), chosen, progress)
-    for path, (scores, maps, error) in zip(paths, scored, strict=True):
-        order = np.argsort(-scores, kind="stable")[:topk]
-        kept = [int(i) for i in order if scores[i] >= threshold]
-        predicted = [(labels[i], float(scores[i])) for i in kept]
-        predictions.append(Prediction(path, predicted, scores, labels, error))
+    for path, (scores, maps, error) in zip(paths, bar, strict=True):
+        order = [int(i) for i in np.argsort(-scores, kind="stable")[:topk]]
+        kept = [i for i in order if scores[i] >= threshold]
+        predictions.append(Prediction(path, [(labels[i], float(scores[i])) for i in kept], scores, labels, error))
         if folder is not None and error is None:
             folder.mkdir(parents=True, exist_ok=True)
-            shown = (kept or [int(order[0])])[:HEATMAP_LABELS]
+            shown = (kept or order)[: HEATMAP_LABELS if kept else 1]
             _write_figure(folder / figures[path], path, maps[shown], [labels[i] for i in shown], scores[shown])
     if all(one.error is not None for one in predictions):
         raise UserError(describe_unreadable(predictions))
     return predictions
 
 
-def _check_options(
-    threshold: float, topk: int | None, batch_size: int, heatmaps: str | os.PathLike | None
-) -> Path | None:
-    """UserError for an option that cannot be; the folder of the heatmaps."""
-    if not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold} is not between 0 and 1")
-    if topk is not None and topk < 1:
-        raise UserError(f"--topk {topk} is below 1")
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size} is below 1")
-    folder = None if heatmaps is None else Path(heatmaps).expanduser()
-    if folder is not None and any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
-        raise UserError(f"--heatmaps {folder} is not a folder")
-    return folder
-
-
 class _AnyPhotos(Dataset):
-    """(pixels (S, S, 3) uint8, None) of a photo file, or (None, what is wrong) where it cannot be read."""
+    """(pixels (S, S, 3) uint8, "") of a photo file, or (black ones, what is wrong) where it cannot be read."""
 
     def __init__(self, paths: list[Path], transform: PhotoTransform):
         self.paths, self.transform = paths, transform
@@ -114,39 +102,26 @@ class _AnyPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor | None, str | None]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
         try:
-            return torch.from_numpy(np.array(self.transform.resize(read_photo(self.paths[index])))), None
+            return torch.from_numpy(np.array(self.transform.resize(read_photo(self.paths[index])))), ""
         except UserError as error:
-            return None, str(error)
+            wrong = str(error)
         except Exception as error:  # whatever a decoder stumbles over: one bad file must not cost the others
-            return None, f"the image {self.paths[index]} cannot be read ({type(error).__name__}: {error})"
+            wrong = f"the image {self.paths[index]} cannot be read ({type(error).__name__}: {error})"
+        return torch.zeros(self.transform.image_size, self.transform.image_size, 3, dtype=torch.uint8), wrong
 
 
-def _collate(items: list[tuple]) -> tuple[torch.Tensor | None, list[str | None]]:
-    """Pixels (B, S, S, 3) of the readable photos (None: there are none), and the error of every photo, or None."""
-    pixels = [pixels for pixels, _ in items if pixels is not None]
-    return torch.stack(pixels) if pixels else None, [error for _, error in items]
-
-
-@torch.inference_mode()
 def _score(
-    model: PatchModel, amp: bool, loader: DataLoader, label_count: int, device: torch.device, progress: bool
+    model: PatchModel, outputs: Iterator[tuple[HeadOutput, list[str]]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, str | None]]:
     """(scores (L,), alignment maps (L, H, W) or None, error or None) of each photo, in order."""
-    model = model.to(device).eval()
-    with tqdm(total=len(loader.dataset), desc="predicting", unit="image", leave=False, disable=not progress) as bar:
-        for pixels, errors in loader:
-            if pixels is not None:
-                with autocast(device, amp):
-                    output = model(move_pixels(pixels, device, loader.dataset.transform.normalise))
-                scores = iter(torch.sigmoid(output.logits.float()).cpu().numpy())
-                aligned = model.alignment_maps(output)
-                maps = iter([None] * len(pixels) if aligned is None else aligned.float().cpu().numpy())
-            for error in errors:
-                unknown = np.full(label_count, np.nan, np.float32), None, error
-                yield (next(scores), next(maps), None) if error is None else unknown
-                bar.update()
+    for output, errors in outputs:
+        scores = torch.sigmoid(output.logits.float()).cpu().numpy()
+        aligned = model.alignment_maps(output)
+        maps = [None] * len(scores) if aligned is None else aligned.float().cpu().numpy()
+        for one, of_photo, error in zip(scores, maps, errors, strict=True):
+            yield np.full_like(one, np.nan) if error else one, of_photo, error or None
 
 
 def _figure_names(paths: list[Path]) -> dict[Path, str]:
@@ -158,13 +133,10 @@ def _figure_names(paths: list[Path]) -> dict[Path, str]:
         name = path.stem
         if stems[name] > 1:
             name = "__".join(part for part in path.parts if part not in (path.anchor, ".", ".."))
-        # Compared without case, as some file systems do.
-        number, unique = 2, name
-        while unique.lower() in taken:
-            number, unique = number + 1, f"{name}__{number}"
-        taken.add(unique.lower())
-        names[path] = unique + HEATMAP_SUFFIX
-    return names
+        numbered = itertools.chain([name], (f"{name}__{number}" for number in itertools.count(2)))
+        names[path] = next(one for one in numbered if one.lower() not in taken)
+        taken.add(names[path].lower())  # without case, as some file systems compare names
+    return {path: name + HEATMAP_SUFFIX for path, name in names.items()}
 
 
 def draw_prediction(

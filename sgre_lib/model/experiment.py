@@ -164,6 +164,20 @@ def load_experiment(
     return model.eval(), settings, labels
 
 
+def open_experiment(
+    exp_dir: str | os.PathLike, data: str | os.PathLike | None = None, data_root: str | os.PathLike | None = None
+) -> tuple[PatchModel, TrainSettings, PreparedDataset]:
+    """The best model of an experiment and its settings as `load_experiment` gives them, and `open_dataset`'s dataset.
+
+    Raises UserError where the dataset has other labels than the experiment.
+    """
+    model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
+    prepared = open_dataset(exp_dir, data, data_root)
+    if prepared.labels != labels:
+        raise UserError(f"{prepared.folder / 'label.txt'} has other labels than the experiment {exp_dir}")
+    return model, settings, prepared
+
+
 def _read_state(source: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint under this project's names, whoever wrote it."""
     state = read_checkpoint(source)
