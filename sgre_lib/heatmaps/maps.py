@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,13 @@ def run_model(
     batch_size: int = 64,
     num_workers: int = -1,
     progress: str | None = None,
+    collate_fn: Callable[[list], tuple] | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """The `HeadOutput` of each batch of photos, in their order, and what else the batch holds.
 
     photos: a Dataset of tuples that begin with pixels (S, S, 3) uint8. progress: what a progress bar says, if any.
     """
-    loader = make_loader(photos, worker_count(num_workers), device, batch_size=batch_size)
+    loader = make_loader(photos, worker_count(num_workers), device, batch_size=batch_size, collate_fn=collate_fn)
     model = model.to(device).eval()
     for pixels, *others in tqdm(loader, desc=progress, unit="batch", leave=False, disable=progress is None):
         images = move_pixels(pixels, device, not settings.orid_norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
@@ -35,7 +35,13 @@ def find_photos(images: Sequence[str | os.PathLike] | str | os.PathLike) -> list
     for name in map(os.fspath, given):
         photos = _expand(name) or _expand(name.replace("\\", "/"))
         if not photos:
-            raise UserError(_explain_none(name))
+            if name and os.path.isdir(os.path.expanduser(name)):
+                what = f"folder {name} holds"
+            elif glob.has_magic(name):
+                what = f"pattern {name} matches"
+            else:
+                raise UserError(f"the image {name or repr(name)} is missing")
+            raise UserError(f"the {what} no image ({', '.join(SUFFIXES[:6])}, ...)")
         found += photos
     return list(dict.fromkeys(found))
 
@@ -55,31 +61,16 @@ def _expand(name: str) -> list[Path]:
 
 
 def _list_photos(path: Path) -> list[Path]:
-    """The photos in a folder at any depth, sorted; of a file that file, where its name is a photo's."""
-    return sorted(_walk(path)) if path.is_dir() else [path] if _is_photo(path.name) else []
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """The photos in a folder at any depth; a link to a folder is followed, once."""
+    """The photos in a folder at any depth, sorted, a link to a folder followed once; of a file that file, if a photo."""
+    photos = [] if path.is_dir() else [path]
     seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(here) in seen:
-            folders.clear()
-            continue
+    for here, folders, files in os.walk(path, followlinks=True):
+        is_new = os.path.realpath(here) not in seen
         seen.add(os.path.realpath(here))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(here, name) for name in files if _is_photo(name))
+        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        photos += [Path(here, name) for name in files if is_new]
+    return sorted(photo for photo in photos if _is_photo(photo.name.lower()))
 
 
 def _is_photo(name: str) -> bool:
-    name = name.lower()
     return name.endswith(SUFFIXES) and not name.endswith(HEATMAP_SUFFIX) and not name.startswith(".")
-
-
-def _explain_none(name: str) -> str:
-    endings = ", ".join(SUFFIXES[:6])
-    if name and os.path.isdir(os.path.expanduser(name)):
-        return f"the folder {name} holds no image ({endings}, ...)"
-    if glob.has_magic(name):
-        return f"the pattern {name} matches no image ({endings}, ...)"
-    return f"the image {name or repr(name)} is missing"

@@ -77,7 +77,8 @@ def predict(
     if num_workers < 0 and len(paths) <= batch_size:
         num_workers = 0  # starting processes takes longer than reading a few photos
     photos = _AnyPhotos(paths, make_transform(settings, training=False))
-    scored = _score(model, run_model(model, settings, photos, chosen, batch_size=batch_size, num_workers=num_workers))
+    loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": _collate}
+    scored = _score(model, run_model(model, settings, photos, chosen, **loading))
     bar = tqdm(scored, "predicting", len(paths), unit="image", leave=False, disable=not progress)
     predictions = []
     for path, (scores, maps, error) in zip(paths, bar, strict=True):
@@ -112,6 +113,12 @@ class _AnyPhotos(Dataset):
         return torch.zeros(self.transform.image_size, self.transform.image_size, 3, dtype=torch.uint8), wrong
 
 
+def _collate(items: list[tuple[torch.Tensor, str]]) -> tuple[torch.Tensor, list[str]]:
+    """Pixels (B, S, S, 3) of the readable photos, of one black one where there are none, and the error of each photo."""
+    pixels = [pixels for pixels, error in items if not error] or [items[0][0]]
+    return torch.stack(pixels), [error for _, error in items]
+
+
 def _score(
     model: PatchModel, outputs: Iterator[tuple[HeadOutput, list[str]]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, str | None]]:
@@ -120,8 +127,9 @@ def _score(
         scores = torch.sigmoid(output.logits.float()).cpu().numpy()
         aligned = model.alignment_maps(output)
         maps = [None] * len(scores) if aligned is None else aligned.float().cpu().numpy()
-        for one, of_photo, error in zip(scores, maps, errors, strict=True):
-            yield np.full_like(one, np.nan) if error else one, of_photo, error or None
+        readable = zip(scores, maps, strict=True)
+        for error in errors:
+            yield (np.full_like(scores[0], np.nan), None, error) if error else (*next(readable), None)
 
 
 def _figure_names(paths: list[Path]) -> dict[Path, str]:

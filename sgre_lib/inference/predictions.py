@@ -43,16 +43,15 @@ def format_predictions(predictions: Sequence[Prediction], form: str = "text") ->
     """
     if form not in FORMATS:
         raise UserError(f"--format {form}: choose from {', '.join(FORMATS)}")
+    if form == "json":  # a line an image, which line tools can cut and people can read
+        lines = ",\n".join(json.dumps(_as_json(one), ensure_ascii=False, allow_nan=False) for one in predictions)
+        return make_encodable(f"[\n{lines}\n]\n")
     readable = [one for one in predictions if one.error is None]
-    if form == "text":
-        rows = (", ".join(f"{label} {score:.3f}" for label, score in one.labels) for one in readable)
-        return make_encodable("".join(f"{one.image}\t{row}\n" for one, row in zip(readable, rows, strict=True)))
     if form == "csv":
         cells = ([one.image, label, _digits(score)] for one in readable for label, score in one.labels)
         return make_encodable(csv_text(["image", "label", "score"], cells))
-    # A line an image, which line tools can cut and people can read.
-    lines = ",\n".join(json.dumps(_as_json(one), ensure_ascii=False, allow_nan=False) for one in predictions)
-    return make_encodable(f"[\n{lines}\n]\n")
+    rows = [(one.image, ", ".join(f"{label} {score:.3f}" for label, score in one.labels)) for one in readable]
+    return make_encodable("".join(f"{image}\t{labels}\n" for image, labels in rows))
 
 
 def describe_unreadable(predictions: Sequence[Prediction]) -> str:
