@@ -102,10 +102,8 @@ def _add_fields(verb: argparse.ArgumentParser, settings: type) -> None:
     add, unsaid = verb.add_argument, {"default": argparse.SUPPRESS}
     for item in fields(settings):
         rules, kind = item.metadata, option_kind(item)
-        flags = [*filter(None, [rules.get("short")]), option_flag(item.name)]
-        flags += [option_flag(rules["released"])] if "released" in rules else []
-        has_default = item.default is not False and item.default not in (None, "")
-        said = f"{rules['help']} (default: {item.default})" if has_default else rules["help"]
+        flags = [option_flag(item.name), *rules.get("also", ())]
+        said = rules["help"] + ("" if str(item.default) in ("None", "False", "") else f" (default: {item.default})")
         if kind is bool:
             add(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", help=said, **unsaid)
         else:
@@ -172,24 +170,21 @@ def _train_options(verb: argparse.ArgumentParser) -> None:
         add(option_flag(name), type=int, metavar="INT", help="of the release, without effect there and here", **unsaid)
 
 
-WITHOUT_EFFECT = ("ema_epoch", "warmup_epoch")
-"""Options of the released `train.py` that it does not use."""
+WITHOUT_EFFECT = ("ema_epoch", "warmup_epoch")  # the released train.py has them and does not use them
 
 
 def _train(options: dict) -> int:
     from .training.launch import recorded_end
     from .training.train import train
 
-    for name in WITHOUT_EFFECT:
-        if options.pop(name, None) is not None:
-            print(f"sgre: {option_flag(name)} has no effect, as in the released code", file=sys.stderr)
+    for name in [name for name in WITHOUT_EFFECT if options.pop(name, None) is not None]:
+        print(f"sgre: {option_flag(name)} has no effect, as in the released code", file=sys.stderr)
     try:
         with recorded_end():
-            result = train(**options)
+            print(train(**options).exp_dir)
     except (Stopped, NonFiniteLoss, LoaderDied) as error:
         print(f"sgre: {error}", file=sys.stderr)
         return 1
-    print(f"{result.exp_dir}")
     return 0
 
 

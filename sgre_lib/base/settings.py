@@ -22,7 +22,7 @@ def option(default: Any, help: str, **more: Any) -> Any:
     """A field of settings.
 
     more: `choices`; `low`/`high` (inclusive) or `above` (exclusive) bounds; `kind`, where the default does not show it;
-    `short`, a short flag; `released`, the release's name where it is another one.
+    `also`, further flags on the command line: a short one, or the release's name.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -66,7 +66,7 @@ class TrainSettings(Options):
     model: str = option(
         "mlic", "mlic is SGRE; gap is ours: global average pooling, one linear layer", choices=("mlic", "gap")
     )
-    arch: str = option("resnet101", "backbone: a name of sgre_lib.backbones or any timm model", kind=str)
+    arch: str = option("resnet101", "backbone: a name of the release or any timm model", kind=str)
     pretrained: bool = option(True, "start from ImageNet weights (timm downloads them once)")
     backbone_weights: str | None = option(None, "local file of backbone weights, instead of a download", kind=str)
     pretrained_model: str | None = option(
@@ -93,14 +93,14 @@ class TrainSettings(Options):
     gamma_pos: float = option(0.0, "asl: focusing of positives", low=0)
     clip: float = option(0.0, "asl: probability margin of negatives", low=0, high=1)
     # The recipe
-    epochs: int = option(60, "passes over the training images", low=1, released="max_epochs")
+    epochs: int = option(60, "passes over the training images", low=1, also=("--max-epochs",))
     batch_size: int = option(64, "images a step, over all processes together", low=1)
     optimizer: str = option(
         "AdamW", "Adam has coupled weight decay, SGD no momentum of its own", choices=("AdamW", "Adam", "SGD")
     )
     lr: float = option(1e-4, "learning rate, the highest of the schedule", above=0)
     weight_decay: float = option(1e-4, "weight decay", low=0)
-    true_weight_decay: bool = option(False, "exempt biases and other 1-D parameters from weight decay", short="-twd")
+    true_weight_decay: bool = option(False, "exempt biases and other 1-D parameters from weight decay", also=("-twd",))
     lr_scheduler: str = option(
         "OneCycleLR",
         "a rise and a fall over all steps; a tenth every --step-size epochs; a tenth where the EMA mAP stays",
@@ -109,7 +109,7 @@ class TrainSettings(Options):
     pct_start: float = option(0.2, "OneCycleLR: part of the steps in which the learning rate rises", low=0, high=1)
     step_size: int | None = option(None, "ours: StepLR: epochs between two steps, needed with it", kind=int, low=1)
     ema_decay: float = option(0.9997, "decay of the moving average of the weights, a step", low=0, high=1)
-    image_size: int = option(448, "side of the square image, pixels", low=8, high=4096, released="img_size")
+    image_size: int = option(448, "side of the square image, pixels", low=8, high=4096, also=("--img-size",))
     orid_norm: bool = option(False, "do not normalise by ImageNet's mean and deviation")
     augment: str = option(
         "full", "full is the release's; flip and none are ours, for small runs", choices=("full", "flip", "none")

@@ -143,7 +143,7 @@ def check_order(
     check_share(settings, machine.processes)
     for name in ("backbone_weights", "pretrained_model"):
         file = getattr(settings, name)
-        if file and not find_file(file).is_file():
+        if file and not goes_on and not find_file(file).is_file():
             raise UserError(f"{option_flag(name)} {file} is not a file")
     if machine.tensorboard:
         check_tensorboard()

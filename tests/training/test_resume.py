@@ -151,7 +151,9 @@ def test_a_run_that_starts_from_a_model(experiment, small_mini, tmp_path):
     theirs, ours = read_checkpoint(experiment / LAST)["average"], read_checkpoint(result.exp_dir / BEST)
     name = "head.inter_modal.project_labels.weight"
     assert torch.equal(theirs[name], ours[name])
-    train(exp_dir=tmp_path / "exp", resume=True, progress=False)  # needs the file no more, its name is stored
+    config = tmp_path / "exp" / "config.yaml"  # whoever goes on needs the file no more
+    config.write_text(config.read_text().replace(str(experiment / LAST), "gone.pth"))
+    train(exp_dir=tmp_path / "exp", resume=True, progress=False)
     with pytest.raises(UserError, match=r"--pretrained-model none\.pth is not a file"):
         train(**options(small_mini), pretrained_model="none.pth", progress=False)
     with pytest.raises(UserError, match="another model wrote it"):
