@@ -40,12 +40,8 @@ def commands(text: str) -> list[list[str]]:
     """The words after `sgre` or `-m sgre_lib` of every command line in the code blocks."""
     found = []
     for line in "".join(code_blocks(text)).replace("\\\n", " ").splitlines():
-        for command in line.split("&&"):
-            words = shlex.split(command, comments=True)
-            if words[:1] == ["sgre"]:
-                found.append(words[1:])
-            elif "sgre_lib" in words and words[words.index("sgre_lib") - 1] == "-m":
-                found.append(words[words.index("sgre_lib") + 1 :])
+        for command in re.findall(r"(?:^|&& |^torchrun .*-m |^python -m )(sgre(?:_lib)? .*?)(?= &&|$)", line):
+            found.append(shlex.split(command, comments=True)[1:])
     return found
 
 
@@ -72,6 +68,18 @@ def test_commands_are_understood(page):
     parser = make_parser()
     for words in commands(page.read_text(encoding="utf-8")):
         parser.parse_args(words)  # raises UserError, which names the mistake
+
+
+def test_the_list_of_modules_is_whole():
+    """The page that says where everything is names every module, and no other."""
+    text = (ROOT / "sgre_lib" / "README.md").read_text(encoding="utf-8")
+    listed, package = set(), ""
+    for line in code_blocks(text[text.index("## Modules") :])[0].splitlines():
+        package = line if line.endswith("/") else package
+        listed |= {package + line.split()[0]} if line != package else set()
+    folder = ROOT / "sgre_lib"
+    there = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.py")}
+    assert listed == {name for name in there if not name.endswith("__init__")}
 
 
 def test_a_wrong_link_and_a_wrong_command_would_be_found(tmp_path):
