@@ -6,7 +6,8 @@ import ast
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from traitlets.config import Config
 
 from ..base.errors import UserError
 from ..base.files import write_text
-from .tidy import HEADINGS, Links, Tidier, format_formula
+from .tidy import HEADINGS, Links, format_formula, tidy_html
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,18 @@ def export_html(
         if not has_tag(cell, "hide"):
             _clean_outputs(number, cell)
     content.cells = _merge_parameters([cell for cell in content.cells if not has_tag(cell, "hide")])
-    report = {"name": notebook.name, "code": code, "trail": trail}
-    page, _ = _ReportExporter(Tidier(notebook.parent, links)).from_notebook_node(content, {"report": report})
+    tidy = partial(tidy_html, folder=notebook.parent, links=links, ids={"content"})
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        filters={"markdown2html": _render_markdown, "tidy_html": tidy},
+        config=Config(
+            NbConvertBase={"display_data_priority": SHOWN_OUTPUTS},
+            # One fold of messages a cell, and of a progress bar only its last state.
+            CoalesceStreamsPreprocessor={"enabled": True},
+        ),
+    )
+    page, _ = exporter.from_notebook_node(content, {"report": {"name": notebook.name, "code": code, "trail": trail}})
     soup = BeautifulSoup(page, "html.parser")
     _leave_out_silent_sections(soup.main)
     if soup.h1 is None:
@@ -84,8 +95,8 @@ def read_notebook(path: Path) -> NotebookNode:
         raw = json.loads(text := path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such notebook") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: not a notebook, its text is not JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("nbformat") != 4:
@@ -164,31 +175,12 @@ def _leave_out_silent_sections(main: Tag) -> None:
 # --- The page ------------------------------------------------------------------------------------------------------
 
 
-class _ReportExporter(HTMLExporter):
-    """nbconvert with our template, whose filters make Markdown and HTML outputs fit to travel in one file."""
-
-    def __init__(self, tidier: Tidier):
-        super().__init__(
-            template_name="report",
-            extra_template_basedirs=[str(TEMPLATES)],
-            config=Config(
-                NbConvertBase={"display_data_priority": SHOWN_OUTPUTS},
-                # One fold of messages a cell, and of a progress bar only its last state.
-                CoalesceStreamsPreprocessor={"enabled": True},
-            ),
-        )
-        self.tidier = tidier
-
-    def default_filters(self) -> Iterable[tuple[str, Any]]:
-        yield from super().default_filters()
-        yield "tidy_html", self.tidier.tidy
-
-    @pass_context
-    def markdown2html(self, context: Any, source: str) -> str:
-        """Render Markdown as nbconvert does, but with formulas in MathML and our own ids of headings."""
-        attachments = context.get("cell", {}).get("attachments", {})
-        renderer = _MarkdownRenderer(escape=False, attachments=attachments, exclude_anchor_links=True)
-        return self.tidier.tidy(MarkdownWithMath(renderer=renderer).render(source))
+@pass_context
+def _render_markdown(context: Any, source: str) -> str:
+    """Render Markdown as nbconvert does, but with formulas in MathML and our own ids of headings."""
+    attachments = context.get("cell", {}).get("attachments", {})
+    renderer = _MarkdownRenderer(escape=False, attachments=attachments, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(source)
 
 
 class _MarkdownRenderer(IPythonRenderer):

@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from html import escape
+from itertools import chain, count, zip_longest
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
@@ -38,76 +40,45 @@ Links = Mapping[str, str] | Callable[[str], str | None]
 address; for None, or a path that the mapping does not have, the link becomes plain text."""
 
 
-class Tidier:
-    """Makes the fragments of one page safe and accessible: see `tidy`.
+def tidy_html(fragment: str, folder: Path, links: Links | None, ids: set[str]) -> str:
+    """A fragment of a page with nothing to fetch or run, with unique ids, alt texts and tables that scroll.
 
-    folder: of the notebook, whose pictures may be put into the page. links: see `Links`; None leaves them.
+    folder: of the notebook, whose pictures may be put into the page. links: see `Links`; None leaves them. ids: those
+    that the page has; the fragment's are added. What is left out is logged as a warning. Links to click on stay.
     """
-
-    def __init__(self, folder: Path, links: Links | None = None):
-        self.folder = folder.resolve()
-        self.links = links.get if isinstance(links, Mapping) else links
-        self.ids = {"content"}
-
-    def tidy(self, fragment: str) -> str:
-        """The fragment with nothing to fetch or run, with unique ids, alt texts and tables that scroll.
-
-        What is left out is logged as a warning. Links to click on stay.
-        """
-        soup = BeautifulSoup(fragment, "html.parser")
-        for image in soup.find_all("img"):
-            self._tidy_picture(image)
-        _remove_unsafe(soup)
-        for link in soup.find_all("a", href=True):
-            self._tidy_link(link)
-        for tag in soup.find_all(lambda tag: tag.has_attr("id") or HEADINGS.fullmatch(tag.name)):
-            self._give_id(tag)
-        for table in soup.find_all("table"):
-            _tidy_table(soup, table)
-        return str(soup)
-
-    def _tidy_picture(self, image: Tag) -> None:
-        """Put a picture that lies in the notebook's folder, or below it, into the tag; leave its alt text of another.
-
-        Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
-        """
-        source = image.get("src", "")
-        if source[:5].lower() != "data:":
-            kind, path = mimetypes.guess_type(source)[0] or "", self.folder / unquote(source)
-            inside = os.path.isfile(path) and path.resolve().is_relative_to(self.folder)
-            if inside and kind.startswith("image/"):
-                image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-            else:
-                log.warning("the picture %s is left out: it is not inside the notebook", source)
-                image.replace_with(f"[picture not included: {image.get('alt') or 'no description'}]")
-        if image.parent and not image.has_attr("alt"):
-            log.warning("a picture in Markdown or HTML has no alt text")
-            image["alt"] = ""
-
-    def _tidy_link(self, link: Tag) -> None:
-        """Lead a link to a local file where `links` says; a link that may not stay leaves its text."""
-        try:
-            parts = urlsplit(link["href"].strip())
-        except ValueError:  # no address at all
-            parts = urlsplit("invalid:")
-        local = parts.scheme in ("", "file") and not parts.netloc and parts.path
-        if local and self.links is not None:
-            target = self.links(unquote(parts.path).replace("\0", ""))
-            if target is not None:
-                link["href"] = f"{target}#{parts.fragment}" if parts.fragment else target
-            else:
-                link.unwrap()
-        elif not local and parts.scheme not in LINK_SCHEMES:
-            link.unwrap()
-
-    def _give_id(self, tag: Tag) -> None:
-        """Give a heading the id that JupyterLab gives it, so that links within a notebook work in both places."""
+    soup = BeautifulSoup(fragment, "html.parser")
+    for image in soup.find_all("img"):
+        _tidy_picture(image, folder.resolve())
+    _remove_unsafe(soup)
+    for link in soup.find_all("a", href=True):
+        _tidy_link(link, links.get if isinstance(links, Mapping) else links)
+    for tag in soup.find_all(lambda tag: tag.has_attr("id") or HEADINGS.fullmatch(tag.name)):
+        # A heading's is the one that JupyterLab gives it, so that links within a notebook work in both places.
         wanted = tag.get("id") or "-".join(tag.get_text().split()) or "section"
-        unique, again = wanted, 2
-        while unique in self.ids:
-            unique, again = f"{wanted}-{again}", again + 1
-        self.ids.add(unique)
-        tag["id"] = unique
+        names = chain([wanted], (f"{wanted}-{number}" for number in count(2)))
+        tag["id"] = next(name for name in names if name not in ids)
+        ids.add(tag["id"])
+    for table in soup.find_all("table"):
+        _tidy_table(table)
+    return str(soup)
+
+
+def _tidy_picture(image: Tag, folder: Path) -> None:
+    """Put a picture that lies in the notebook's folder, or below it, into the tag; leave its alt text of another.
+
+    Not by nbconvert's embed_images, which closes each inline tag at once: <b>bold</b> becomes <b></b>bold.
+    """
+    source = image.get("src", "")
+    if source[:5].lower() != "data:":
+        kind, path = mimetypes.guess_type(source)[0] or "", folder / unquote(source)
+        if kind.startswith("image/") and os.path.isfile(path) and path.resolve().is_relative_to(folder):
+            image["src"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        else:
+            log.warning("the picture %s is left out: it is not inside the notebook", source)
+            image.replace_with(f"[picture not included: {image.get('alt') or 'no description'}]")
+    if image.parent and not image.has_attr("alt"):
+        log.warning("a picture in Markdown or HTML has no alt text")
+        image["alt"] = ""
 
 
 def _remove_unsafe(soup: BeautifulSoup) -> None:
@@ -120,52 +91,57 @@ def _remove_unsafe(soup: BeautifulSoup) -> None:
         if style.has_attr("scoped") or re.search(r"@import|url\(", style.get_text(), re.IGNORECASE):
             style.extract()
     for tag in soup.find_all(True):
-        for name in list(tag.attrs):
-            value = " ".join(tag.get_attribute_list(name)).strip().lower()
-            if name == "src":
-                unsafe = not value.startswith("data:")
-            elif name in ("href", "xlink:href"):
-                unsafe = not (tag.name == "a" and name == "href") and not value.startswith(("#", "data:"))
-            else:
-                unsafe = name.startswith("on") or name in UNSAFE_ATTRIBUTES or (name == "style" and "url(" in value)
+        for name, value in list(tag.attrs.items()):
+            value = str(value).strip().lower()
+            unsafe = name.startswith("on") or name in UNSAFE_ATTRIBUTES or (name == "style" and "url(" in value)
+            if name in ("src", "href", "xlink:href") and (tag.name, name) != ("a", "href"):
+                unsafe = not value.startswith("data:" if name == "src" else ("data:", "#"))
             if unsafe:
                 del tag[name]
 
 
-def _tidy_table(soup: BeautifulSoup, table: Tag) -> None:
+def _tidy_link(link: Tag, find: Callable[[str], str | None] | None) -> None:
+    """Lead a link to a local file where `find` says; a link that may not stay leaves its text."""
+    try:
+        parts = urlsplit(link["href"].strip())
+    except ValueError:  # no address at all
+        parts = urlsplit("invalid:")
+    local = parts.scheme in ("", "file") and not parts.netloc and parts.path
+    stays = local or parts.scheme in LINK_SCHEMES
+    if local and find is not None:
+        target = find(unquote(parts.path).replace("\0", ""))
+        stays = target is not None
+        link["href"] = "#".join(filter(None, (target, parts.fragment)))
+    if not stays:
+        link.unwrap()
+
+
+def _tidy_table(table: Tag) -> None:
     """Mark a table's headers and number columns, and wrap it in a box that scrolls where the screen is narrow."""
     del table["border"]
-    for header in table.find_all("th"):
-        if not header.has_attr("scope"):
-            header["scope"] = "col" if header.find_parent("thead") else "row"
+    for header in table.find_all("th", scope=False):
+        header["scope"] = "col" if header.find_parent("thead") else "row"
     rows = [row.find_all(["th", "td"], recursive=False) for row in table.find_all("tr")]
-    # A position in a row is a column only where no cell spans several.
-    if not table.find(lambda tag: tag.has_attr("colspan") or tag.has_attr("rowspan")):
-        for column in range(max(map(len, rows), default=0)):
-            cells = [row[column] for row in rows if column < len(row)]
-            texts = [cell.get_text().strip() for cell in cells if cell.name == "td"]
-            numbers = [text for text in texts if text not in ("", *DASHES)]
-            if numbers and all(NUMBER.match(text) for text in numbers):
+    if not table.select("[colspan], [rowspan]"):  # else a position in a row is no column
+        for column in zip_longest(*rows):
+            cells = [cell for cell in column if cell is not None]
+            texts = {cell.get_text().strip() for cell in cells if cell.name == "td"} - {"", *DASHES}
+            if texts and all(map(NUMBER.match, texts)):
                 for cell in cells:
                     cell["class"] = [*cell.get("class", []), "number"]
     name = table.caption.get_text(" ", strip=True) if table.caption else "Table"
-    box = table.wrap(soup.new_tag("div", attrs={"class": "table", "role": "group", "tabindex": "0"}))
-    box["aria-label"] = name
+    table.wrap(Tag(name="div", attrs={"class": "table", "role": "group", "tabindex": "0", "aria-label": name}))
 
 
-def format_formula(tex: str, display: str = "inline") -> str:
-    """TeX as MathML, which a browser sets and a screen reader reads; what cannot be converted stays as code.
-
-    display: "inline" or "block".
-    """
+def format_formula(tex: str, display: Literal["inline", "block"] = "inline") -> str:
+    """TeX as MathML, which a browser sets and a screen reader reads; what cannot be converted stays as code."""
     tex = " ".join(tex.split())
     try:
         math = convert_tex(tex, display=display)
-    except Exception as error:  # the converter's own errors have no common class
-        math, reason = "", str(error) or type(error).__name__
-    else:
         unknown = re.search(r"<m\w>(\\\w+)</m\w>", math)  # a command that it does not know it shows as a name
         reason = f"{unknown[1]} is unknown" if unknown else ""
+    except Exception as error:  # the converter's own errors have no common class
+        reason = str(error) or type(error).__name__
     if reason:
         log.warning("the formula %s is shown as TeX: it cannot be made MathML (%s)", tex, reason)
         return f"<code>{escape(tex)}</code>"
