@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    Table = DataFrame | Sequence[str]
+    Lines = Sequence[Sequence[Any]]
+    Links = DataFrame | Mapping[str, Sequence[Any]]
+
 CSS_PIXELS_PER_INCH = 96
 
 
@@ -62,13 +66,7 @@ def _make_picture(figure: Figure, alt: str | None, dpi: int) -> Image:
     return Image(data=png, format="png", width=width, alt=alt)
 
 
-def html_table(
-    table: DataFrame | Sequence[str],
-    lines: Sequence[Sequence[Any]] | None = None,
-    caption: str = "",
-    *,
-    links: DataFrame | Mapping[str, Sequence[Any]] | None = None,
-) -> str:
+def html_table(table: Table, lines: Lines | None = None, caption: str = "", *, links: Links | None = None) -> str:
     """A plain, accessible HTML table of a data frame, or of a header and lines; see `table_output`."""
     header, headers = table, 1
     if lines is None:
@@ -85,40 +83,30 @@ def html_table(
     return f"<table>{said}<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>\n"
 
 
-def _read_frame(frame: DataFrame, links: Any) -> tuple[list[str], list[tuple], int]:
+def _read_frame(frame: DataFrame, links: Links | None) -> tuple[list[str], list[list], int]:
     """Header and lines of a frame, and how many of its columns head the lines: those of a named index, or the first."""
     from pandas import DataFrame
 
     named = any(name is not None for name in frame.index.names)
     shown = frame.reset_index() if named else frame
-    shown = shown.astype(object).where(shown.notna(), "\u2013")
-    columns = [
-        [f"{value:.6g}" if isinstance(value, float) else value for value in column] for _, column in shown.items()
-    ]
-    if links is not None:
-        links = DataFrame(links, dtype=object)
-        if len(links) != len(frame):
-            raise ValueError(f"{len(links)} lines of links for a table of {len(frame)}")
-        for place, name in enumerate(shown.columns):
-            if name in links:
-                columns[place] = list(map(_link_cell, columns[place], links[name]))
+    cells = shown.astype(object).where(shown.notna(), "\u2013").itertuples(index=False, name=None)
+    addresses = DataFrame(index=frame.index) if links is None else DataFrame(links, dtype=object)
+    if len(addresses) != len(frame):
+        raise ValueError(f"{len(addresses)} lines of links for a table of {len(frame)}")
+    targets = addresses.reindex(columns=shown.columns).itertuples(index=False, name=None)
+    lines = [list(map(_format_cell, *pair)) for pair in zip(cells, targets, strict=True)]
     header = [" ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name) for name in shown.columns]
-    return header, list(zip(*columns, strict=True)), frame.index.nlevels if named else 1
+    return header, lines, frame.index.nlevels if named else 1
 
 
-def _link_cell(text: Any, address: Any) -> Any:
+def _format_cell(value: Any, address: Any) -> Any:
+    text = f"{value:.6g}" if isinstance(value, float) else value
     if isinstance(address, os.PathLike):
         address = quote(Path(address).as_posix())
     return Markup('<a href="{}">{}</a>').format(address, text) if isinstance(address, str) and address else text
 
 
-def table_output(
-    table: DataFrame | Sequence[str],
-    lines: Sequence[Sequence[Any]] | None = None,
-    caption: str = "",
-    *,
-    links: DataFrame | Mapping[str, Sequence[Any]] | None = None,
-) -> None:
+def table_output(table: Table, lines: Lines | None = None, caption: str = "", *, links: Links | None = None) -> None:
     """Show a table in a notebook as HTML: of a data frame, or of a header and lines of cells.
 
     The first cell of each line is its header, and a line of one cell heads the lines below it; a cell that is

@@ -81,16 +81,15 @@ def write_folder(
 
 def make_folder(folder: Path) -> None:
     """Make the folder of a report; UserError where it is a file or holds anything else than an earlier report."""
-    if folder.is_dir():
-        others = [path.name for path in folder.iterdir() if path.name != ".lock"]
-        if others and STAMPS not in others:
-            raise UserError(f"--out {folder} holds something else than a report: choose a new or an empty folder")
-    elif folder.exists():
-        raise UserError(f"--out {folder} is a file, not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"--out {folder} is a file, not a folder") from None
     except OSError as error:
         raise UserError(f"--out {folder} cannot be made ({error.strerror})") from None
+    found = {path.name for path in folder.iterdir()}
+    if found - {".lock"} and STAMPS not in found:
+        raise UserError(f"--out {folder} holds something else than a report: choose a new or an empty folder")
 
 
 @cache
@@ -104,91 +103,87 @@ def _converter_mark() -> str:
 class _Build:
     """One build: where everything comes from, and what each page was made from, now and by earlier builds.
 
-    stamps: for each address its `mark` (what it is made from), the `links` of its notebook with the addresses they were
-    given, and, where it could not be made, the reason as `fault`.
+    stamps: for each address that could be made its `mark` (what it is made from) and the `links` of its notebook with
+    the addresses they were given. faults: why another could not be made.
     """
 
     def __init__(self, folder: Path, pages: dict[str, Page], sources: dict[str, Path]):
         self.folder, self.pages, self.sources = folder, pages, sources
         self.places = {source.resolve(): address for address, source in reversed(sources.items())}
         self.stamps: dict[str, dict] = {}
+        self.faults: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError):
             self.stamps = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
-        self.before = json.dumps(self.stamps)
+        self.saved = json.dumps(self.stamps)
 
     def run(self, progress: bool) -> Path:
         """Bring the folder up to date."""
         # Known from the start, so that what an interrupted build has made belongs to the report.
         self.stamps = {address: {} for address in self.sources} | self.stamps
         self._save()
+        # Those that an earlier build could not make come first: what others have links to is then known.
+        order = sorted(self.sources, key=lambda address: bool(self.stamps[address]))
+        known = None
         try:
-            faults = None
-            while faults != (faults := self._faults()):  # again where a page cannot be linked to after all
-                for address in tqdm(self.sources, desc="pages", unit="page", leave=False, disable=not progress):
-                    self._update(address)
+            while known != self.faults:  # again where a page cannot be linked to after all
+                known = dict(self.faults)
+                for address in tqdm(order, desc="pages", unit="page", leave=False, disable=not progress):
+                    self._try_update(address)
         finally:  # what an interrupted build has made need not be made again
             self._save()
-        for address, fault in faults.items():
+        for address, fault in self.faults.items():
             log.warning("%s is left out: %s", address, fault)
-        if "index.html" in faults:
-            raise UserError(faults["index.html"])
-        self._remove_unused(kept=self.sources.keys() - faults.keys())
+        if "index.html" in self.faults:
+            raise UserError(self.faults["index.html"])
+        for address in self.stamps.keys() - (self.sources.keys() - self.faults.keys()):
+            path = self.folder / address
+            if path.resolve().is_relative_to(self.folder.resolve()):
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it holds other files, as the folder of the report does
+                    os.removedirs(path.parent)
         self.stamps = {address: self.stamps[address] for address in self.sources}
         self._save()
         return self.folder / "index.html"
 
     def _save(self) -> None:
-        if json.dumps(self.stamps) != self.before:
+        if json.dumps(self.stamps) != self.saved:
             write_json(self.folder / STAMPS, self.stamps)
-            self.before = json.dumps(self.stamps)
+            self.saved = json.dumps(self.stamps)
 
-    def _faults(self) -> dict[str, str]:
-        return {address: fault for address in self.sources if (fault := self.stamps[address].get("fault"))}
+    def _try_update(self, address: str) -> None:
+        try:
+            self._update(address)
+            self.faults.pop(address, None)
+        except UserError as error:
+            self.faults[address], self.stamps[address] = str(error), {}
 
     def _update(self, address: str) -> None:
-        """Make a page or copy a file, unless what it is made from is as before."""
-        source = self.sources[address]
+        """Make a page or copy a file, unless what it is made from is as before and its links lead where they did."""
+        source, target, page = self.sources[address], self.folder / address, self.pages.get(address)
         try:
             said = source.stat()
         except OSError as error:
-            self.stamps[address] = {"fault": f"{source} cannot be read ({error.strerror})"}
-            return
-        mark = [str(source.resolve()), said.st_mtime_ns, said.st_size]
-        if page := self.pages.get(address):
-            mark += [_converter_mark(), page.title, page.code, self._trail(page)]
-        mark = fingerprint([json.dumps(mark)])
-        if not self._is_made(address, mark):
-            self.stamps[address] = {"mark": mark, **self._make(address)}
-
-    def _is_made(self, address: str, mark: str) -> bool:
-        """Whether the page is there, made from the same, and its links still lead where they did."""
-        stamp = self.stamps[address]
-        if stamp.get("mark") != mark or "fault" in stamp:
-            return stamp.get("mark") == mark
-        links = stamp["links"].items()
-        return (self.folder / address).exists() and all(self._find(address, path) == found for path, found in links)
-
-    def _make(self, address: str) -> dict[str, Any]:
-        """Write one page or file; returns what its stamp says besides the mark."""
-        source, target, links = self.sources[address], self.folder / address, {}
-        if not (page := self.pages.get(address)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(source, "rb") as file, open_atomic(target, "wb") as copy:
-                shutil.copyfileobj(file, copy)
-            return {"links": links}
+            raise UserError(f"{source} cannot be read ({error.strerror})") from None
+        made_from: list[Any] = [str(source.resolve()), said.st_mtime_ns, said.st_size]
+        if page:
+            trail = [(self._address(address, place), text) for place, text in page.trail]
+            made_from += [_converter_mark(), page.title, page.code, trail]
+        mark, before, links = fingerprint([json.dumps(made_from)]), self.stamps[address], {}
+        if before.get("mark") == mark and target.exists():
+            if all(self._find(address, path) == found for path, found in before["links"].items()):
+                return
 
         def find(path: str) -> str | None:
             links[path] = self._find(address, path)
             return links[path]
 
-        try:
-            export_html(source, target, title=page.title, code=page.code, trail=self._trail(page), links=find)
-        except UserError as error:
-            return {"fault": str(error)}
-        return {"links": links}
-
-    def _trail(self, page: Page) -> list[tuple[str | None, str]]:
-        return [(self._address(page.address, target), text) for target, text in page.trail]
+        if page:
+            export_html(source, target, title=page.title, code=page.code, trail=trail, links=find)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(source, "rb") as file, open_atomic(target, "wb") as copy:
+                shutil.copyfileobj(file, copy)
+        self.stamps[address] = {"mark": mark, "links": links}
 
     def _find(self, address: str, path: str) -> str | None:
         """The address that a local link on a page gets; None where its target is not in the folder."""
@@ -198,15 +193,6 @@ class _Build:
     def _address(self, address: str, target: str) -> str | None:
         """A target in the folder as seen from a page; None where it could not be made."""
         target, mark, anchor = target.partition("#")
-        if target not in self.sources or "fault" in self.stamps[target]:
+        if target not in self.sources or target in self.faults:
             return None
         return quote(posixpath.relpath(target, posixpath.dirname(address) or ".")) + mark + anchor
-
-    def _remove_unused(self, kept: set[str]) -> None:
-        for address in self.stamps.keys() - kept:
-            path = self.folder / address
-            if path.resolve().is_relative_to(self.folder.resolve()):
-                path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # it holds other files
-                    for parent in path.relative_to(self.folder).parents[:-1]:
-                        (self.folder / parent).rmdir()
