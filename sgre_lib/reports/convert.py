@@ -8,12 +8,14 @@ import logging
 import re
 from collections.abc import Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import nbformat
 from bs4 import BeautifulSoup, Comment, Tag
 from jinja2 import pass_context
+from latex2mathml.converter import convert as convert_tex
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -22,11 +24,9 @@ from traitlets.config import Config
 
 from ..base.errors import UserError
 from ..base.files import write_text
-from .tidy import HEADINGS, Links, format_formula, tidy_html
+from .tidy import Links, tidy_html
 
 log = logging.getLogger(__name__)
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 # Outputs that are programs. A report runs none, and their plain-text stand-ins say nothing to a reader.
 LIVE_OUTPUTS = {"application/javascript", "application/vnd.jupyter.widget-view+json"}
@@ -46,26 +46,25 @@ def export_html(
 ) -> Path:
     """Write an executed notebook as one HTML file that needs no network, and return the file's path.
 
-    `title` is the page's title; without one it is the notebook's first heading. `code="hidden"` leaves out all code but
-    the parameters, which say what was run. Cells tagged `hide` are left out, and so is each section below the title
-    whose code shows nothing; papermill's parameters are shown in the place of the notebook's own. `trail` are addresses
-    and names of the pages that lead here, the start page first; without an address a name is plain text. `links` says
-    where links to local files lead (see `tidy.Links`); None leaves them. Pictures without alt text, and what cannot
-    travel inside the file (a picture elsewhere, a script, a widget), are logged as warnings. An existing file is
-    replaced only by a complete one. A notebook that is missing or unreadable raises UserError.
+    title: of the page; None: the notebook's first heading. code="hidden" leaves out all code but the parameters, in one
+    cell as they were used. Cells tagged `hide` are left out, and so is each section below the title whose code shows
+    nothing. trail: addresses and names of the pages that lead here, the start page first; a name without an address is
+    plain text. links: where links to local files lead (see `tidy.Links`); None leaves them. Pictures without alt text,
+    and what cannot travel inside the file (a picture elsewhere, a script, a widget), are logged as warnings. An
+    existing file is replaced only by a complete one. A notebook that is missing or unreadable raises UserError.
     """
     if code not in ("folded", "hidden"):
         raise UserError(f'code is "folded" or "hidden", not {code!r}')
     notebook, html = Path(notebook), Path(html)
     content = read_notebook(notebook)
     for number, cell in enumerate(content.cells, 1):
-        if not has_tag(cell, "hide"):
-            _clean_outputs(number, cell)
+        if cell.cell_type == "code" and not has_tag(cell, "hide"):
+            cell.outputs = [output for output in cell.outputs if _is_shown(output, number)]
     content.cells = _merge_parameters([cell for cell in content.cells if not has_tag(cell, "hide")])
     tidy = partial(tidy_html, folder=notebook.parent, links=links, ids={"content"})
     exporter = HTMLExporter(
         template_name="report",
-        extra_template_basedirs=[str(TEMPLATES)],
+        extra_template_basedirs=[str(Path(__file__).parent / "templates")],
         filters={"markdown2html": _render_markdown, "tidy_html": tidy},
         config=Config(
             NbConvertBase={"display_data_priority": SHOWN_OUTPUTS},
@@ -109,23 +108,16 @@ def read_notebook(path: Path) -> NotebookNode:
     return nbformat.reads(text, as_version=4)
 
 
-# --- What is shown -------------------------------------------------------------------------------------------------
-
-
-def _clean_outputs(number: int, cell: NotebookNode) -> None:
-    """Keep of a cell's outputs those that show something, and warn of what its reader will miss."""
-    kept = []
-    for output in cell.get("outputs", []):
-        data = output.get("data", {})
-        shown = next((kind for kind in SHOWN_OUTPUTS if kind in data), "")
-        if LIVE_OUTPUTS & data.keys():
-            log.warning("cell %d: a widget or script output is left out of the report", number)
-        elif output.output_type == "error" or "".join(output.get("text", data.get(shown, ""))).strip():
-            kept.append(output)
-        if shown.startswith("image/") and not output.metadata.get(shown, {}).get("alt"):
-            log.warning("cell %d: a figure has no alt text; show it with figure_output", number)
-    if "outputs" in cell:
-        cell.outputs = kept
+def _is_shown(output: NotebookNode, number: int) -> bool:
+    """Whether an output of the cell of this number shows something; warns of what a reader of the page will miss."""
+    data = output.get("data", {})
+    shown = next((kind for kind in SHOWN_OUTPUTS if kind in data), "")
+    if shown.startswith("image/") and not output.metadata.get(shown, {}).get("alt"):
+        log.warning("cell %d: a figure has no alt text; show it with figure_output", number)
+    if LIVE_OUTPUTS & data.keys():
+        log.warning("cell %d: a widget or script output is left out of the report", number)
+        return False
+    return output.output_type == "error" or bool("".join(output.get("text", data.get(shown, ""))).strip())
 
 
 def _merge_parameters(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -158,21 +150,18 @@ def _leave_out_silent_sections(main: Tag) -> None:
     A section goes from its heading to the next one of the same or a higher level. The template has marked each code
     cell by a comment as `silent` or `shown`.
     """
-    for heading in main.find_all(re.compile("^h[2-6]$"), recursive=False):
+    for heading in main.find_all(["h2", "h3", "h4", "h5", "h6"], recursive=False):
         section = [heading]
         for part in heading.next_siblings:
-            if HEADINGS.fullmatch(part.name or "") and part.name <= heading.name:
+            if "h1" <= (part.name or "") <= heading.name:
                 break
             section.append(part)
-        marks = {str(part) for part in section if isinstance(part, Comment)}
+        marks = {part for part in section if isinstance(part, Comment)}
         if "silent" in marks and "shown" not in marks:
             for part in section:
                 part.extract()
     for comment in main.find_all(string=lambda text: isinstance(text, Comment)):
         comment.extract()
-
-
-# --- The page ------------------------------------------------------------------------------------------------------
 
 
 @pass_context
@@ -184,13 +173,26 @@ def _render_markdown(context: Any, source: str) -> str:
 
 
 class _MarkdownRenderer(IPythonRenderer):
-    """nbconvert's Markdown with formulas as MathML: the page has no MathJax to set them."""
+    """nbconvert's Markdown with formulas as MathML, which a browser sets and a screen reader reads.
 
-    def inline_math(self, body: str) -> str:
-        return format_formula(body)
+    What cannot be converted stays as TeX in code, with a warning.
+    """
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        tex = " ".join(body.split())
+        try:
+            math = convert_tex(tex, display=display)
+            unknown = re.search(r"<m\w>(\\\w+)</m\w>", math)  # a command that it does not know it shows as a name
+            reason = f"{unknown[1]} is unknown" if unknown else ""
+        except Exception as error:  # the converter's own errors have no common class
+            reason = str(error) or type(error).__name__
+        if reason:
+            log.warning("the formula %s is shown as TeX: it cannot be made MathML (%s)", tex, reason)
+            return f"<code>{escape(tex)}</code>"
+        return math.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
 
     def block_math(self, body: str) -> str:
-        formula = format_formula(body, "block")
+        formula = self.inline_math(body, "block")
         return f'<span class="display" role="group" aria-label="Formula" tabindex="0">{formula}</span>'
 
     def latex_environment(self, name: str, body: str) -> str:

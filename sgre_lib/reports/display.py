@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from IPython.display import HTML, Image, Markdown, display
+from IPython.display import HTML, DisplayHandle, Image, Markdown, display
 from markupsafe import Markup, escape
 from PIL import Image as PictureFile
 
@@ -37,8 +37,7 @@ def figure_output(figure: Figure, alt: str | None = None, *, dpi: int = 150) -> 
 class LiveFigure:
     """One picture of a notebook that is replaced by each figure shown: a curve that grows while a run goes on."""
 
-    def __init__(self):
-        self.handle = None
+    handle: DisplayHandle | None = None
 
     def show(self, figure: Figure, alt: str | None = None, *, dpi: int = 150) -> None:
         """Replace the picture; see `figure_output`."""
@@ -59,11 +58,13 @@ def _make_picture(figure: Figure, alt: str | None, dpi: int) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
-    png = buffer.getvalue()
-    # From the picture, not from the figure: a style with savefig.bbox "tight" saves another size. Bytes 16-20 of a PNG
-    # are its width in pixels.
-    width = round(int.from_bytes(png[16:20], "big") / dpi * CSS_PIXELS_PER_INCH)
-    return Image(data=png, format="png", width=width, alt=alt)
+    return _png_image(buffer.getvalue(), alt, dpi)
+
+
+def _png_image(png: bytes, alt: str, dpi: float) -> Image:
+    # The width is the picture's, not the figure's: a style with savefig.bbox "tight" saves another size.
+    pixels = int.from_bytes(png[16:20], "big")
+    return Image(data=png, format="png", width=round(pixels / dpi * CSS_PIXELS_PER_INCH), alt=alt)
 
 
 def html_table(table: Table, lines: Lines | None = None, caption: str = "", *, links: Links | None = None) -> str:
@@ -111,10 +112,9 @@ def table_output(table: Table, lines: Lines | None = None, caption: str = "", *,
 
     The first cell of each line is its header, and a line of one cell heads the lines below it; a cell that is
     `markupsafe.Markup` stays HTML. Of a frame the index is shown only where it has a name; its levels are then the
-    headers. Floats are shown with six digits, so round or format them before, and a missing value as a dash. links:
-    addresses for the frame's cells, as a frame of as many lines with the same columns or some of them, or as a mapping
-    from a column to a value for each line; a text is an address as it stands in HTML, a path is quoted, anything else
-    is no link.
+    headers. Floats are shown with six digits, so round or format them before, and a missing value as a dash.
+    links: addresses for the frame's cells, a column of values as long as the frame for any of its columns; a text is an
+    address as it stands in HTML, a path is quoted, anything else is no link.
     """
     display(HTML(html_table(table, lines, caption, links=links)))
 
@@ -132,7 +132,6 @@ def picture_output(path: str | os.PathLike) -> None:
     with PictureFile.open(path) as picture:
         alt = picture.info.get("Description", "").strip()
         dpi = picture.info.get("dpi", (CSS_PIXELS_PER_INCH,))[0]
-        width = round(picture.width / dpi * CSS_PIXELS_PER_INCH)
     if not alt:
         raise ValueError(f"{path} carries no alt text: it was not written by save_figure")
-    display(Image(data=Path(path).read_bytes(), format="png", width=width, alt=alt))
+    display(_png_image(Path(path).read_bytes(), alt, dpi))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from tqdm import tqdm
@@ -55,22 +55,20 @@ def write_folder(
     """Write a folder of pages and files, or bring an earlier one up to date, and return the path of its index.html.
 
     files: pairs of a file to copy and its address. Addresses are relative POSIX paths; one page is `index.html`. Links
-    in the notebooks to the notebook of another page, or to a listed file, lead there; to any other local file they
-    become plain text. What earlier builds left and is not used any more is removed. A notebook that cannot be read, or
-    a file that is missing, is logged as a warning and links to it become plain text.
-    Raises UserError before anything is written where `out` holds something else, and where another process writes it
-    or the start page cannot be read.
+    in the notebooks to the notebook of another page, or to a listed file, lead there; to any other local file, also
+    one that cannot be read (a logged warning), they become plain text. What earlier builds left unused is removed.
+    Raises UserError before anything is written where `out` holds something else or another process writes it, and
+    where the start page cannot be read.
     """
     pages = list(pages)
-    by_address = {page.address: page for page in pages}
-    places = [*((page.notebook, page.address) for page in pages), *files]
     sources: dict[str, Path] = {}
-    for source, address in places:
+    for source, address in [*((page.notebook, page.address) for page in pages), *files]:
         parts = PurePosixPath(address).parts
         if not parts or parts[0] == "/" or any(part.startswith(".") for part in parts):
             raise ValueError(f"{address!r} is not an address inside the folder")
         if sources.setdefault(address, Path(source)) != Path(source):
             raise ValueError(f"{address!r} is the address of two")
+    by_address = {page.address: page for page in pages}
     if "index.html" not in by_address:
         raise ValueError("one of the pages is index.html")
     folder = Path(out)
@@ -128,34 +126,30 @@ class _Build:
             while known != self.faults:  # again where a page cannot be linked to after all
                 known = dict(self.faults)
                 for address in tqdm(order, desc="pages", unit="page", leave=False, disable=not progress):
-                    self._try_update(address)
+                    self.faults.pop(address, None)
+                    try:
+                        self._update(address)
+                    except UserError as error:
+                        self.faults[address], self.stamps[address] = str(error), {}
+            for address, fault in self.faults.items():
+                log.warning("%s is left out: %s", address, fault)
+            if "index.html" in self.faults:
+                raise UserError(self.faults["index.html"])
+            for address in self.stamps.keys() - (self.sources.keys() - self.faults.keys()):
+                path = self.folder / address
+                if path.resolve().is_relative_to(self.folder.resolve()):
+                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # it holds other files, as the folder of the report does
+                        os.removedirs(path.parent)
+            self.stamps = {address: self.stamps[address] for address in self.sources}
         finally:  # what an interrupted build has made need not be made again
             self._save()
-        for address, fault in self.faults.items():
-            log.warning("%s is left out: %s", address, fault)
-        if "index.html" in self.faults:
-            raise UserError(self.faults["index.html"])
-        for address in self.stamps.keys() - (self.sources.keys() - self.faults.keys()):
-            path = self.folder / address
-            if path.resolve().is_relative_to(self.folder.resolve()):
-                path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # it holds other files, as the folder of the report does
-                    os.removedirs(path.parent)
-        self.stamps = {address: self.stamps[address] for address in self.sources}
-        self._save()
         return self.folder / "index.html"
 
     def _save(self) -> None:
         if json.dumps(self.stamps) != self.saved:
             write_json(self.folder / STAMPS, self.stamps)
             self.saved = json.dumps(self.stamps)
-
-    def _try_update(self, address: str) -> None:
-        try:
-            self._update(address)
-            self.faults.pop(address, None)
-        except UserError as error:
-            self.faults[address], self.stamps[address] = str(error), {}
 
     def _update(self, address: str) -> None:
         """Make a page or copy a file, unless what it is made from is as before and its links lead where they did."""
@@ -164,14 +158,14 @@ class _Build:
             said = source.stat()
         except OSError as error:
             raise UserError(f"{source} cannot be read ({error.strerror})") from None
-        made_from: list[Any] = [str(source.resolve()), said.st_mtime_ns, said.st_size]
+        parts = [str(source.resolve()), str(said.st_mtime_ns), str(said.st_size)]
         if page:
             trail = [(self._address(address, place), text) for place, text in page.trail]
-            made_from += [_converter_mark(), page.title, page.code, trail]
-        mark, before, links = fingerprint([json.dumps(made_from)]), self.stamps[address], {}
-        if before.get("mark") == mark and target.exists():
-            if all(self._find(address, path) == found for path, found in before["links"].items()):
-                return
+            parts += [_converter_mark(), repr((page.title, page.code, trail))]
+        mark, before, links = fingerprint(parts), self.stamps[address], {}
+        same = before.get("mark") == mark and target.exists()
+        if same and all(self._find(address, path) == found for path, found in before["links"].items()):
+            return
 
         def find(path: str) -> str | None:
             links[path] = self._find(address, path)

@@ -8,26 +8,20 @@ import mimetypes
 import os
 import re
 from collections.abc import Callable, Mapping
-from html import escape
 from itertools import chain, count, zip_longest
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
-from latex2mathml.converter import convert as convert_tex
 
 log = logging.getLogger(__name__)
 
+# What runs something or makes a browser ask for another file.
 UNSAFE_TAGS = ["script", "link", "meta", "base", "iframe", "object", "embed", "audio", "video"]
-"""Elements that run something or make a browser ask for another file."""
-
 UNSAFE_ATTRIBUTES = ("srcset", "poster", "background", "action", "formaction", "ping")
 
 LINK_SCHEMES = ("", "http", "https", "mailto")
 """Of links that stay; an anchor alone has none."""
-
-HEADINGS = re.compile("h[1-6]")
 
 DASHES = ("-", "\u2013", "\u2014")
 """Cells that say "none", in a column of numbers too."""
@@ -52,7 +46,7 @@ def tidy_html(fragment: str, folder: Path, links: Links | None, ids: set[str]) -
     _remove_unsafe(soup)
     for link in soup.find_all("a", href=True):
         _tidy_link(link, links.get if isinstance(links, Mapping) else links)
-    for tag in soup.find_all(lambda tag: tag.has_attr("id") or HEADINGS.fullmatch(tag.name)):
+    for tag in soup.select("[id], h1, h2, h3, h4, h5, h6"):
         # A heading's is the one that JupyterLab gives it, so that links within a notebook work in both places.
         wanted = tag.get("id") or "-".join(tag.get_text().split()) or "section"
         names = chain([wanted], (f"{wanted}-{number}" for number in count(2)))
@@ -131,18 +125,3 @@ def _tidy_table(table: Tag) -> None:
                     cell["class"] = [*cell.get("class", []), "number"]
     name = table.caption.get_text(" ", strip=True) if table.caption else "Table"
     table.wrap(Tag(name="div", attrs={"class": "table", "role": "group", "tabindex": "0", "aria-label": name}))
-
-
-def format_formula(tex: str, display: Literal["inline", "block"] = "inline") -> str:
-    """TeX as MathML, which a browser sets and a screen reader reads; what cannot be converted stays as code."""
-    tex = " ".join(tex.split())
-    try:
-        math = convert_tex(tex, display=display)
-        unknown = re.search(r"<m\w>(\\\w+)</m\w>", math)  # a command that it does not know it shows as a name
-        reason = f"{unknown[1]} is unknown" if unknown else ""
-    except Exception as error:  # the converter's own errors have no common class
-        reason = str(error) or type(error).__name__
-    if reason:
-        log.warning("the formula %s is shown as TeX: it cannot be made MathML (%s)", tex, reason)
-        return f"<code>{escape(tex)}</code>"
-    return math.replace("<math ", f'<math alttext="{escape(tex)}" ', 1)
