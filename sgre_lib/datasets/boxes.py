@@ -34,25 +34,19 @@ def read_photo_size(path: Path) -> tuple[int, int] | None:
 
 
 def add_box(
-    boxes: ImageBoxes,
-    label: str,
-    numbers: object,
-    size: tuple[float, float],
-    *,
-    origin: tuple[float, ...] = (0, 0, 0, 0),
-    extent: bool = False,
+    boxes: ImageBoxes, label: str, numbers: object, size: tuple[float, float], *, origin: int = 0, extent: bool = False
 ) -> None:
     """Add a box given in pixels (left, top, right, bottom edge; 0 is the photo's own edge) to an image's boxes.
 
-    size: (width, height) of the photo. origin: what to take off the numbers first. extent: right and bottom are given
-    as width and height. The box is cut at the photo's edge; one that is not four numbers, or of which nothing is left,
-    is left out, since labels do not need it.
+    size: (width, height) of the photo. origin: the number that the box has for the photo's left and upper edge.
+    extent: right and bottom are given as width and height. The box is cut at the photo's edge; one that is not four
+    numbers, or of which nothing is left, is left out, since labels do not need it.
     """
     try:
         corners = np.array(numbers, np.float64)
         if corners.shape != (4,):
             return
-        corners -= origin
+        corners[:2] -= origin
         if extent:
             corners[2:] += corners[:2]
         fractions = corners / np.array([*size, *size], np.float64)

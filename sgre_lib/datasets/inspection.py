@@ -93,20 +93,12 @@ class Inspection:
 
 
 class Row(NamedTuple):
-    """One image of a list. place: file name, line and the image's name. path: where the photo is, or None."""
+    """One image of a list. place: file name, line and the image's name. path: where the photo is."""
 
     split: str
     place: str
     name: str
-    path: Path | None
-
-
-class Photo(NamedTuple):
-    """What decoding a photo showed. problem: "" where it decoded in full; mode: Pillow's, "" where it did not."""
-
-    digest: bytes
-    mode: str
-    problem: str
+    path: Path
 
 
 def inspect(
@@ -142,16 +134,12 @@ def inspect(
             result.add("error", "unreadable boxes", error)
     if (prepared.folder / "prepared.json").exists():
         _inspect_record(prepared, missing, result)
-    for row in rows:
-        if row.path is None:
-            nowhere = f"neither in the folder nor in {prepared.data_root}"
-            result.add("error", "missing photo", f"{row.place} ({nowhere})")
-    _inspect_photos([row for row in rows if row.path], result, progress)
+    _inspect_photos(rows, result, progress)
     return result
 
 
 def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> list[Row]:
-    """The rows of a list that name an image."""
+    """The rows of a list whose photo is there."""
     names, targets = prepared.read_list(split)
     result.labels, result.images[split] = len(prepared.labels), len(names)
     for label, images in zip(prepared.labels, targets.sum(0), strict=True):
@@ -161,12 +149,15 @@ def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> 
     for number, (name, present) in enumerate(zip(names, targets.any(1), strict=True), 1):
         if not name.strip():
             continue
-        row = Row(split, f"{split}.txt line {number}: {name}", name, prepared.find_photo(name))
-        rows.append(row)
+        place, path = f"{split}.txt line {number}: {name}", prepared.find_photo(name)
+        if path is None:
+            result.add("error", "missing photo", f"{place} (neither in the folder nor in {prepared.data_root})")
+        else:
+            rows.append(Row(split, place, name, path))
         if first.setdefault(name, number) != number:
             result.add("warning", "image that is listed twice", f"{split}.txt lines {first[name]} and {number}: {name}")
         if prepared.labels and not present:
-            result.add("note", "image without a label", row.place)
+            result.add("note", "image without a label", place)
     return rows
 
 
@@ -189,42 +180,37 @@ def _inspect_record(prepared: PreparedDataset, missing: str, result: Inspection)
         result.add("warning", "labels, lists or mask changed since the preparation", path.name)
 
 
-def decode_photo(path: Path) -> Photo:
-    """Read a photo and decode every pixel of it; a problem is returned, not raised."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return Photo(b"", "", f"cannot be read ({error.strerror or error})")
-    digest = hashlib.sha256(data).digest()
-    if not data:
-        return Photo(digest, "", "an empty file")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return Photo(digest, image.mode, "")
-    except Exception as error:  # Pillow's decoders raise many kinds, and none may end the inspection
-        return Photo(digest, "", str(error) or type(error).__name__)
-
-
 def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None:
     """Decode every photo once; find the same bytes in several places."""
     paths = sorted({row.path for row in rows})
     with ThreadPool(THREADS) as pool:
         bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
         photos = list(tqdm(pool.imap(decode_photo, paths, chunksize=16), total=len(paths), **bar))
-    result.decoded = sum(not photo.problem for photo in photos)
     photo_of, told = dict(zip(paths, photos, strict=True)), set()
-    first: dict[str, dict[bytes, Row]] = {split: {} for split in SPLITS}  # split -> bytes of a photo -> its first row
+    first: dict[tuple[str, bytes], Row] = {}  # the first row of a split with a photo of these bytes
     for row in rows:
-        photo = photo_of[row.path]
-        if photo.problem and row.path not in told:
-            result.add("error", "unreadable photo", f"{row.place}: {photo.problem}")
-        elif photo.mode not in ("", "RGB") and row.path not in told:
-            result.add("note", "photo that is not RGB", f"{row.place} ({photo.mode})")
+        digest, problem = photo_of[row.path]
+        if problem and row.path not in told:
+            severity, what = ("note", "photo that is not RGB") if digest else ("error", "unreadable photo")
+            result.add(severity, what, f"{row.place} ({problem})")
         told.add(row.path)
-        earlier = row if photo.problem else first[row.split].setdefault(photo.digest, row)
+        earlier = first.setdefault((row.split, digest), row) if digest else row
         if earlier.name != row.name:  # the same name is an image listed twice
             result.add("note", "same photo twice in a split", f"{earlier.place} and {row.place}")
-    for digest, row in first["test"].items():
-        if digest in first["train"]:
-            result.add("warning", "photo in both splits", f"{first['train'][digest].place} and {row.place}")
+    result.decoded = sum(digest is not None for digest, _ in photos)
+    for (split, digest), row in first.items():
+        if split == "test" and ("train", digest) in first:
+            result.add("warning", "photo in both splits", f"{first['train', digest].place} and {row.place}")
+
+
+def decode_photo(path: Path) -> tuple[bytes | None, str]:
+    """Decode every pixel of a photo: its digest (None where that fails) and the problem, or a mode that is not RGB."""
+    try:
+        data = path.read_bytes()
+        if not data:
+            return None, "an empty file"
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:  # Pillow's decoders raise many kinds, and none may end the inspection
+        return None, getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return hashlib.sha256(data).digest(), "" if image.mode == "RGB" else image.mode

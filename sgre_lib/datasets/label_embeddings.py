@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,9 +65,8 @@ def embed(
 ) -> Path:
     """Compute the label embeddings of a prepared dataset and write them to `<prepared folder>/<embed_type>.npy`.
 
-    embed_type `bert`: text_model is a local folder (or a hub name, which transformers then downloads) of a BERT-type
-    encoder; the pooling is the release's, see `bert_embeddings`. `sentence` (ours): text_model is a sentence encoder,
-    see `sentence_embeddings`. `glove`: glove_file is the text file of GloVe vectors.
+    embed_type `bert` or `sentence`: text_model is a local folder (or a hub name, which transformers then downloads) of
+    such an encoder, see `encode_texts`. `glove`: glove_file is the text file of GloVe vectors.
     `random`: (L, 768) Kaiming-uniform numbers from `seed` (training draws and trains its own; this writes fixed ones).
     out: another file to write instead. Returns the path written.
     """
@@ -78,8 +76,7 @@ def embed(
     if embed_type in ("bert", "sentence"):
         if text_model is None:
             raise UserError(f"--embed-type {embed_type} needs --text-model: a local folder or a hub name")
-        pool = bert_embeddings if embed_type == "bert" else sentence_embeddings
-        vectors = pool(texts, text_model)
+        vectors = encode_texts(texts, text_model, embed_type)
     elif embed_type == "glove":
         if glove_file is None:
             raise UserError("--embed-type glove needs --glove-file: the text file of the vectors (840B.300d)")
@@ -92,58 +89,42 @@ def embed(
     return write_array(path, np.asarray(vectors, dtype=np.float32))
 
 
-def bert_embeddings(texts: list[str], text_model: str | os.PathLike) -> np.ndarray:
-    """The release's BERT vector of each text, (L, T): last hidden layer of the input `[CLS] text`, without `[SEP]`.
+def encode_texts(texts: list[str], text_model: str | os.PathLike, pooling: str) -> np.ndarray:
+    """A text model's vector of each text, (L, T), from its last hidden layer.
 
-    A text of one word piece takes that piece's vector; a longer one takes the vector at position 0.
+    text_model: a local folder or a hub name; code that a model may bring is never run.
+    pooling `bert` is the release's: the input is `[CLS] text`, without `[SEP]`; a text of one word piece takes that
+    piece's vector, a longer one the vector at position 0. `sentence` is that of the MiniLM and MPNet sentence encoders
+    (ours, the release has no such embeddings): the mean over all tokens, brought to length 1.
     """
-    import torch
-
-    tokenizer, encoder = _load_text_model(text_model)
-    if tokenizer.cls_token_id is None:
-        raise UserError(f"--text-model {os.fspath(text_model)} has no [CLS] token: a BERT-type encoder is needed")
-    vectors = []
-    with torch.inference_mode():
-        for text in texts:
-            pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-            hidden = encoder(input_ids=torch.tensor([[tokenizer.cls_token_id, *pieces]])).last_hidden_state[0]
-            vectors.append(hidden[1 if len(pieces) == 1 else 0].float().numpy())
-    return np.stack(vectors)
-
-
-def sentence_embeddings(texts: list[str], text_model: str | os.PathLike) -> np.ndarray:
-    """A sentence encoder's vector of each text, (L, T), of length 1: the mean of the last hidden layer over all tokens.
-
-    That is the pooling of the MiniLM and MPNet sentence encoders; it is ours, the release has no such embeddings.
-    """
-    import torch
-
-    tokenizer, encoder = _load_text_model(text_model)
-    vectors = []
-    with torch.inference_mode():
-        for text in texts:
-            hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].float()
-            mean = hidden.mean(0)
-            vectors.append((mean / mean.norm().clamp(min=1e-12)).numpy())
-    return np.stack(vectors)
-
-
-def _load_text_model(text_model: str | os.PathLike) -> tuple[Any, Any]:
-    """Tokenizer and encoder of a local folder or a hub name; code that a model may bring is never run."""
     try:
+        import torch
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
         needed = "needs the package transformers: pip install transformers"
         raise UserError(f"embedding with a text model {needed}") from None
-    name = os.fspath(text_model)
-    folder = Path(name).expanduser()
+    name, folder = os.fspath(text_model), Path(text_model).expanduser()
     if not folder.is_dir() and name.startswith((".", "~", os.sep)):
         raise UserError(f"--text-model {name} is not a folder")
     source = str(folder) if folder.is_dir() else name
     try:
-        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+        tokenizer, encoder = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"--text-model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if pooling == "bert" and tokenizer.cls_token_id is None:
+        raise UserError(f"--text-model {name} has no [CLS] token: a BERT-type encoder is needed")
+    vectors = []
+    with torch.inference_mode():
+        for text in texts:
+            if pooling == "bert":
+                pieces = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+                hidden = encoder(input_ids=torch.tensor([[tokenizer.cls_token_id, *pieces]])).last_hidden_state[0]
+                vector = hidden[1 if len(pieces) == 1 else 0].float()
+            else:
+                mean = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].float().mean(0)
+                vector = mean / mean.norm().clamp(min=1e-12)
+            vectors.append(vector.numpy())
+    return np.stack(vectors)
 
 
 def glove_embeddings(texts: list[str], glove_file: str | os.PathLike) -> np.ndarray:
@@ -151,23 +132,24 @@ def glove_embeddings(texts: list[str], glove_file: str | os.PathLike) -> np.ndar
 
     The file is read once, line by line, and only the needed words are kept. Raises UserError naming missing words.
     """
-    words = {word for text in texts for word in text.split()}
+    missing = {word for text in texts for word in text.split()}
     found: dict[str, np.ndarray] = {}
     path = Path(glove_file).expanduser()
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                word, _, rest = line.rstrip().partition(" ")
-                if word in words and word not in found:
+                word, _, numbers = line.rstrip().partition(" ")
+                if word in missing:
                     try:
-                        found[word] = np.array(rest.split(" "), dtype=np.float64)
+                        found[word] = np.array(numbers.split(" "), np.float64)
                     except ValueError:
                         raise UserError(f"{path} line {number}: not a word and its numbers") from None
-                    if len(found) == len(words):
-                        break
+                    missing.remove(word)
+                if not missing:
+                    break
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--glove-file {path} cannot be read ({error})") from None
-    missing = sorted(words - set(found))
     if missing:
-        raise UserError(f"{path} has no vector for {', '.join(missing[:5])}" + (" ..." if len(missing) > 5 else ""))
+        some = ", ".join(sorted(missing)[:5])
+        raise UserError(f"{path} has no vector for {some}" + (" ..." if len(missing) > 5 else ""))
     return np.stack([sum(found[word] for word in text.split()) for text in texts])

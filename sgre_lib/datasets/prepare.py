@@ -14,7 +14,7 @@ from ..mini import COMPANIONS
 from .coco import read_coco
 from .inspection import Inspection, count_deviation, inspect
 from .nuswide import read_nuswide
-from .prepared import SPLITS, PreparedDataset, RawDataset, RawSplit, choose_data_root, prepared_folder, write_prepared
+from .prepared import SPLITS, PreparedDataset, RawDataset, choose_data_root, prepared_folder, write_prepared
 from .vg500 import read_vg500
 from .voc import VOC_LABELS, read_voc
 
@@ -41,7 +41,17 @@ def prepare(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file, not a folder")
     raw = READERS[data](root, progress=progress)
-    _check_missing(raw.splits, skip_missing)
+    missing = {name: split.missing for name, split in raw.splits.items() if split.missing}
+    counts = " and ".join(f"{len(names)} {split}" for split, names in missing.items())
+    if missing and not skip_missing:
+        some = ", ".join([name for names in missing.values() for name in names][:3])
+        allow = "pass --skip-missing, which lists them all in prepared.json"
+        raise UserError(f"{counts} images are missing ({some}, ...): complete the download, or {allow}")
+    for name, names in missing.items():
+        if not raw.splits[name].names:
+            raise UserError(f"every {name} image is missing ({names[0]}, ...)")
+    if missing:
+        print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
     prepared = write_prepared(folder, raw, source=data, data_root=root)
     deviation = count_deviation(data, len(raw.labels), len(raw.train.names), len(raw.test.names))
     if deviation:
@@ -85,24 +95,6 @@ def check(
     with tempfile.TemporaryDirectory() as temporary:
         prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
         return inspect(prepared.folder, data_root=root, missing="error", progress=progress)
-
-
-def _check_missing(splits: dict[str, RawSplit], skip_missing: bool) -> None:
-    """Report the images that the lists have and the disk has not: an error, or with skip_missing a line on stderr."""
-    missing = {name: split.missing for name, split in splits.items() if split.missing}
-    if not missing:
-        return
-    counts = " and ".join(f"{len(names)} {split}" for split, names in missing.items())
-    some = [name for names in missing.values() for name in names][:3]
-    if not skip_missing:
-        raise UserError(
-            f"{counts} images are missing ({', '.join(some)}, ...): complete the download, or pass --skip-missing, "
-            "which lists them all in prepared.json"
-        )
-    for name, split in splits.items():
-        if not split.names:
-            raise UserError(f"every {name} image is missing ({some[0]}, ...)")
-    print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
 
 
 def _read_mini(root: Path, *, progress: bool) -> RawDataset:

@@ -69,7 +69,7 @@ def read_voc(raw: Path, train_list: str, test_list: str, labels: list[str], *, p
             size = read_photo_size(raw.parent / image) if split == "test" else None
             for label, difficult, box in objects if size else ():
                 if not difficult:
-                    add_box(boxes, label, box, size, origin=(1, 1, 0, 0))  # pixels 1 to 3 end at the edge 3
+                    add_box(boxes, label, box, size, origin=1)  # pixels 1 to 3 end at the edge 3
             rows.add(raw.parent, image, sorted(clear), boxes)
             if split == "test":
                 rows.ignore.append(sorted(unclear))
