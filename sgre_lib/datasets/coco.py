@@ -18,10 +18,6 @@ SPLIT_FOLDERS = {"train": "train2014", "test": "val2014"}
 """The test annotations of 2014 are not public, so the validation images test."""
 
 
-KEY = (int, float, str)
-"""What an id may be."""
-
-
 def read_coco(root: Path, *, progress: bool = True) -> RawDataset:
     """`root`/MSCOCO; image names start with `MSCOCO/`.
 
@@ -51,23 +47,17 @@ def read_coco(root: Path, *, progress: bool = True) -> RawDataset:
     return dataset
 
 
-def read_categories(path: Path, *, progress: bool = True) -> dict[int, str]:
+def read_categories(path: Path, *, progress: bool = True) -> dict[Any, str]:
     """Category id -> name, in the order of an instances file."""
-    categories: dict[int, str] = {}
-    for where, category in stream_entries(path, "categories", {"id": KEY, "name": str}, progress=progress):
-        category_id, name = category["id"], category["name"].strip()
-        if not name or set(name) & set(",\t\r\n"):
-            raise UserError(f"{where} has the name {name!r}; commas and tabs separate labels")
-        if category_id in categories or name in categories.values():
-            raise UserError(f"{where} ({category_id}, {name}) is there twice")
-        categories[category_id] = name
+    entries = stream_entries(path, "categories", ("id", "name"), ",\t\r\n", progress=progress)
+    categories = {category["id"]: category["name"].strip() for _, category in entries}
     if not categories:
         raise UserError(f"{path} has no categories: it is not a COCO instances file")
     return categories
 
 
 def read_image_labels(
-    path: Path, categories: dict[int, str], *, with_boxes: bool = False, progress: bool = True
+    path: Path, categories: dict[Any, str], *, with_boxes: bool = False, progress: bool = True
 ) -> list[tuple[str, list[str], ImageBoxes]]:
     """(file name, labels, boxes) of every image of an instances file that has an annotation, in the order of images.
 
@@ -76,53 +66,54 @@ def read_image_labels(
     """
     file_names: dict[Any, str] = {}
     sizes: dict[Any, tuple[float, float]] = {}  # (width, height)
-    for where, image in stream_entries(path, "images", {"id": KEY, "file_name": str}, progress=progress):
-        image_id, file_name = image["id"], image["file_name"]
-        if not file_name.strip() or set(file_name) & set("\t\r\n"):
-            raise UserError(f"{where} has the file_name {file_name!r}, which no list can hold")
-        if image_id in file_names:
-            raise UserError(f"{where} has the id {image_id}, as an earlier one")
-        file_names[image_id] = file_name
+    for _, image in stream_entries(path, "images", ("id", "file_name"), "\t\r\n", progress=progress):
+        file_names[image["id"]] = image["file_name"]
         if with_boxes and image.get("width") and image.get("height"):
-            sizes[image_id] = (image["width"], image["height"])
-    if len(set(file_names.values())) != len(file_names):
-        raise UserError(f"{path}: two images have the same file_name")
+            sizes[image["id"]] = (image["width"], image["height"])
 
-    order = {category_id: place for place, category_id in enumerate(categories)}
-    present: dict[Any, set[int]] = {}  # image id -> places of its categories
+    present: dict[Any, set] = {}  # image id -> its category ids
     boxes: dict[Any, ImageBoxes] = {}
-    fields = {"image_id": KEY, "category_id": KEY}
-    for where, annotation in stream_entries(path, "annotations", fields, progress=progress):
+    for where, annotation in stream_entries(path, "annotations", ("image_id", "category_id"), progress=progress):
         image_id, category_id = annotation["image_id"], annotation["category_id"]
-        if image_id not in file_names or category_id not in order:
+        if image_id not in file_names or category_id not in categories:
             unknown = f"category {category_id}" if image_id in file_names else f"image {image_id}"
             raise UserError(f"{where} is of {unknown}, which the file does not have")
         # The published image labels count crowds, so `iscrowd` is looked at for boxes only.
-        present.setdefault(image_id, set()).add(order[category_id])
+        present.setdefault(image_id, set()).add(category_id)
         if image_id in sizes and not annotation.get("iscrowd"):
             of_image = boxes.setdefault(image_id, {})
             add_box(of_image, categories[category_id], annotation.get("bbox"), sizes[image_id], extent=True)
     if not present:
         raise UserError(f"{path} has no annotation")
-    names = list(categories.values())
     return [
-        (file_name, [names[place] for place in sorted(present[image_id])], boxes.get(image_id, {}))
+        (file_name, [name for key, name in categories.items() if key in present[image_id]], boxes.get(image_id, {}))
         for image_id, file_name in file_names.items()
         if image_id in present
     ]
 
 
 def stream_entries(
-    path: Path, array: str, fields: dict[str, type | tuple[type, ...]], *, progress: bool = True
+    path: Path, array: str, keys: tuple[str, str], forbidden: str = "", *, progress: bool = True
 ) -> Iterator[tuple[str, dict]]:
-    """Each entry of an array of an instances file, and its place in words; UserError where it lacks one of the fields.
+    """Each entry of an array of an instances file after its place in words; UserError where it lacks one of the keys.
 
-    fields: name -> the types that its value may have.
+    forbidden: where given, the keys are an id and a name, neither may come twice, and no name has such a character.
     """
+    seen: set[tuple[str, Any]] = set()
     for number, entry in enumerate(stream_json(path, f"{array}.item", progress=progress), 1):
         where = f"{path}: entry {number} of {array}"
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in fields.items()):
-            raise UserError(f"{where} has no {' or no '.join(fields)}: it is not a COCO instances file")
+        try:
+            values = {key: entry[key] for key in keys}
+            repeated = [f"{key} {value!r}" for key, value in values.items() if (key, value) in seen]
+        except (KeyError, TypeError):  # a list, say, is no id
+            raise UserError(f"{where} has no {' or no '.join(keys)}: it is not a COCO instances file") from None
+        if forbidden:
+            name = values[keys[1]]
+            if not isinstance(name, str) or not name.strip() or set(name) & set(forbidden):
+                raise UserError(f"{where} has the {keys[1]} {name!r}, which no list can hold")
+            if repeated:
+                raise UserError(f"{where} has the {repeated[0]}, as an earlier one")
+            seen.update(values.items())
         yield where, entry
 
 

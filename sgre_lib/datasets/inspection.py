@@ -97,7 +97,6 @@ class Row(NamedTuple):
 
     split: str
     place: str
-    name: str
     path: Path
 
 
@@ -153,7 +152,7 @@ def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> 
         if path is None:
             result.add("error", "missing photo", f"{place} (neither in the folder nor in {prepared.data_root})")
         else:
-            rows.append(Row(split, place, name, path))
+            rows.append(Row(split, place, path))
         if first.setdefault(name, number) != number:
             result.add("warning", "image that is listed twice", f"{split}.txt lines {first[name]} and {number}: {name}")
         if prepared.labels and not present:
@@ -195,7 +194,7 @@ def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None
             result.add(severity, what, f"{row.place} ({problem})")
         told.add(row.path)
         earlier = first.setdefault((row.split, digest), row) if digest else row
-        if earlier.name != row.name:  # the same name is an image listed twice
+        if earlier.path != row.path:  # the same file is an image listed twice
             result.add("note", "same photo twice in a split", f"{earlier.place} and {row.place}")
     result.decoded = sum(digest is not None for digest, _ in photos)
     for (split, digest), row in first.items():

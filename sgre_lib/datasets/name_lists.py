@@ -47,21 +47,18 @@ def read_names(path: Path, what: str, forbidden: str = "\t", report: Report = re
     return names
 
 
-def read_image_list(path: Path) -> list[str]:
-    """The image names of a raw list, with `/` where it has a backslash; UserError for a faulty one."""
-    return [name.replace("\\", "/") for name in read_names(path, "image")]
-
-
-def read_split_lists(
+def read_image_lists(
     paths: dict[str, Path], known: Container[str] | None = None, known_path: Path | None = None
 ) -> dict[str, list[str]]:
-    """The image names of each split's raw list; UserError for one that is not in `known` or that two splits have.
+    """The image names of each split's raw list, with `/` where a list has a backslash.
 
-    known_path: the file that `known` was read from, for the message.
+    Raises UserError for a faulty name (see `read_names`), for one that two splits have, and for one that is not in
+    `known`. known_path: the file that `known` was read from, for the message.
     """
-    lists = {split: read_image_list(path) for split, path in paths.items()}
+    lists: dict[str, list[str]] = {}
     listed: dict[str, str] = {}  # image -> the list that it was seen in
     for split, path in paths.items():
+        lists[split] = [name.replace("\\", "/") for name in read_names(path, "image")]
         for number, name in enumerate(lists[split], 1):
             if known is not None and name not in known:
                 raise UserError(f"{path} line {number}: {name} is not in {known_path}")

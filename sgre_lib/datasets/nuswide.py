@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from ..base.files import read_lines
-from .name_lists import read_image_list, read_names, read_split_lists
+from .name_lists import read_image_lists, read_names
 from .prepared import RawDataset
 
 
@@ -26,13 +26,13 @@ def read_nuswide(root: Path, *, progress: bool = True) -> RawDataset:
         raise UserError(f"the photos of NUS-WIDE are missing: there is no folder {raw / 'Flickr'}")
     labels = read_names(raw / "Concepts81.txt", "concept", ",\t/\\")
     lists = raw / "ImageList"
-    row_of = {name: row for row, name in enumerate(read_image_list(lists / "Imagelist.txt"))}
+    row_of = {name: row for row, name in enumerate(read_image_lists({"all": lists / "Imagelist.txt"})["all"])}
     truth = np.empty((len(labels), len(row_of)), bool)
     for index, label in enumerate(tqdm(labels, desc="NUS-WIDE labels", unit="label", disable=not progress)):
         truth[index] = read_truth(raw / "Groundtruth" / "AllLabels" / f"Labels_{label}.txt", len(row_of))
     dataset = RawDataset(labels)
     paths = {split: lists / f"{split.capitalize()}Imagelist.txt" for split in dataset.splits}
-    for split, names in read_split_lists(paths, row_of, lists / "Imagelist.txt").items():
+    for split, names in read_image_lists(paths, row_of, lists / "Imagelist.txt").items():
         columns = truth.T[[row_of[name] for name in names]]  # (images of the split, L)
         bar = tqdm(names, desc=f"NUS-WIDE {split} photos", unit="image", disable=not progress)
         for name, present in zip(bar, columns, strict=True):

@@ -31,22 +31,17 @@ from .name_lists import Report, read_list_lines, read_names, refuse
 SPLITS = ("train", "test")
 
 
-def default_data_root() -> Path:
-    """The folder of raw datasets where none is given: `SGRE_DATA_ROOT`, else `data/raw`."""
-    from_environment = os.environ.get("SGRE_DATA_ROOT")
-    return Path(from_environment).expanduser() if from_environment else working_root() / "data" / "raw"
-
-
-def choose_data_root(given: str | os.PathLike | None, folder: Path | None = None) -> Path:
-    """The data root as given, else the environment's, else the one that `folder` was prepared from, else `data/raw`."""
-    if given is not None:
-        return Path(given).expanduser()
-    if folder is not None and "SGRE_DATA_ROOT" not in os.environ:
+def choose_data_root(given: str | os.PathLike | None = None, folder: Path | None = None) -> Path:
+    """The folder of raw datasets: as given, else SGRE_DATA_ROOT, else what `folder` was made from, else `data/raw`."""
+    chosen = given if given is not None else os.environ.get("SGRE_DATA_ROOT")
+    if chosen:
+        return Path(chosen).expanduser()
+    if folder is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             recorded = Path(json.loads((folder / "prepared.json").read_text(encoding="utf-8"))["data_root"])
             if recorded.is_dir():
                 return recorded
-    return default_data_root()
+    return working_root() / "data" / "raw"
 
 
 def prepared_folder(data: str | os.PathLike) -> Path:

@@ -22,8 +22,8 @@ from ..base.errors import UserError
 from ..base.files import csv_text
 from .boxes import add_box, read_photo_size
 from .coco import stream_json
-from .name_lists import read_split_lists
-from .prepared import SPLITS, RawDataset, RawSplit
+from .name_lists import read_image_lists
+from .prepared import SPLITS, RawDataset
 
 LABEL_COUNT = 500
 
@@ -60,7 +60,8 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
 
     The labels' names are recovered from `objects.json` (see `recover_names`), their agreements are its file
     `label_agreement.csv`. A listed image keeps its place even without a label. An image that lies in both photo folders
-    is taken from VG_100K. Test images have the boxes of their labels' objects.
+    is taken from VG_100K. Test images have the boxes of the objects one of whose names is a label that the image has;
+    none where the photo's size cannot be read.
     Raises UserError for a missing or broken file, for a listed image that the label indices do not have, and where a
     name cannot be recovered with at least `agreement_floor`.
     """
@@ -75,7 +76,7 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
     index_path = partition / "vg_category_500_labels_index.json"
     indices = read_label_indices(index_path)
     paths = {split: partition / f"{split}_list_500.txt" for split in SPLITS}
-    lists = read_split_lists(paths, indices, index_path)
+    lists = read_image_lists(paths, indices, index_path)
     agreements = recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress)
     worst = min(agreements, key=lambda label: label.agreement)
     median = np.median([label.agreement for label in agreements])
@@ -89,7 +90,14 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
             images = [f"VisualGenome/{folder}/{name}" for folder in PHOTO_FOLDERS]
             image = next((image for image in images if os.path.exists(root / image)), f"VisualGenome/{name}")
             dataset.splits[split].add(root, image, [dataset.labels[index] for index in indices[name]])
-    add_object_boxes(objects, dataset.test, root, progress=progress)
+    # Streamed a second time, since the labels' names come of the first. The boxes are in pixels of the photo.
+    files = [Path(name).name for name in dataset.test.names]
+    for row, things in stream_objects(objects, files, progress=progress):
+        size = read_photo_size(root / dataset.test.names[row])
+        for names, thing in things if size else ():
+            for label in set(dataset.test.labels[row]).intersection(names):
+                box = [thing.get(key) for key in "xywh"]
+                add_box(dataset.test.boxes[row], label, box, size, extent=True)
     return dataset
 
 
@@ -182,19 +190,6 @@ def _collect_names(objects: Path, files: Iterable[str], progress: bool) -> tuple
     if not numbers:
         raise UserError(f"{objects} names no object on the images of the partition")
     return list(numbers), np.frombuffer(image_rows, np.intc), np.frombuffer(name_ids, np.intc)
-
-
-def add_object_boxes(objects: Path, split: RawSplit, root: Path, *, progress: bool = True) -> None:
-    """Add the boxes of the objects one of whose names is a label that the image has.
-
-    objects: `objects.json`, streamed a second time, since the labels' names come of the first. Its boxes are in pixels
-    of the photo, whose size is read from the photo itself; an image whose photo cannot be read has no boxes.
-    """
-    for row, things in stream_objects(objects, [Path(name).name for name in split.names], progress=progress):
-        size = read_photo_size(root / split.names[row])
-        for names, thing in things if size else ():
-            for label in set(split.labels[row]).intersection(names):
-                add_box(split.boxes[row], label, [thing.get(key) for key in "xywh"], size, extent=True)
 
 
 def stream_objects(

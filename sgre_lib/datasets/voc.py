@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ..base.errors import UserError
 from .boxes import ImageBoxes, add_box, read_photo_size
-from .name_lists import read_split_lists
+from .name_lists import read_image_lists
 from .prepared import RawDataset
 
 VOC_LABELS = [
@@ -49,9 +49,9 @@ def read_voc(raw: Path, train_list: str, test_list: str, labels: list[str], *, p
     if not (raw / "Annotations").is_dir():
         raise UserError(f"{raw} is not in Pascal VOC's layout: it has no folder Annotations")
     dataset = RawDataset(labels)
-    paths = {"train": train_list, "test": test_list}
-    paths = {split: raw / "ImageSets" / "Main" / f"{name}.txt" for split, name in paths.items()}
-    for split, names in read_split_lists(paths).items():
+    lists = raw / "ImageSets" / "Main"
+    paths = {"train": lists / f"{train_list}.txt", "test": lists / f"{test_list}.txt"}
+    for split, names in read_image_lists(paths).items():
         rows = dataset.splits[split]
         for name in tqdm(names, desc=f"{raw.name} {split}", unit="image", disable=not progress):
             image = f"{raw.name}/JPEGImages/{name}.jpg"

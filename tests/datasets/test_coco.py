@@ -111,8 +111,11 @@ def test_a_wrong_annotation_is_refused_with_file_and_place(tmp_path, annotation,
     [
         ([*CATEGORIES[1:], CATEGORIES[0]], "do not have the same categories in the same order"),
         (CATEGORIES[:2], "do not have the same categories"),
-        ([{"id": 1, "name": "cup, mug"}], "commas and tabs separate labels"),
-        ([{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}], "entry 2 of categories (2, cup) is there twice"),
+        ([{"id": 1, "name": "cup, mug"}], "entry 1 of categories has the name 'cup, mug', which no list can hold"),
+        (
+            [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}],
+            "entry 2 of categories has the name 'cup', as an earlier one",
+        ),
         ([{"id": 1}], "entry 1 of categories has no id or no name"),
         ([], "has no categories"),
     ],
@@ -134,7 +137,10 @@ def test_wrong_images_are_refused(tmp_path):
             [{"file_name": "a.jpg", "id": 1}, {"file_name": "b.jpg", "id": 1}],
             "entry 2 of images has the id 1, as an earlier one",
         ),
-        ([{"file_name": "a.jpg", "id": 1}, {"file_name": "a.jpg", "id": 2}], "two images have the same file_name"),
+        (
+            [{"file_name": "a.jpg", "id": 1}, {"file_name": "a.jpg", "id": 2}],
+            "entry 2 of images has the file_name 'a.jpg', as an earlier one",
+        ),
         ([{"file_name": "a\t.jpg", "id": 1}], "entry 1 of images has the file_name 'a\\t.jpg'"),
         ([{"file_name": "a.jpg"}], "entry 1 of images has no id or no file_name"),
     ):
