@@ -36,7 +36,12 @@ def read_coco(root: Path, *, progress: bool = True) -> RawDataset:
             raise UserError(f"the annotations of MS-COCO are missing: {files[split]}")
         if not (raw / folder).is_dir():
             raise UserError(f"the {split} photos of MS-COCO are missing: there is no folder {raw / folder}")
-    categories = {split: read_categories(path, progress=progress) for split, path in files.items()}
+    categories: dict[str, dict[Any, str]] = {}  # split -> category id -> name
+    for split, path in files.items():
+        entries = stream_entries(path, "categories", ("id", "name"), ",\t\r\n", progress=progress)
+        categories[split] = {entry["id"]: entry["name"].strip() for _, entry in entries}
+        if not categories[split]:
+            raise UserError(f"{path} has no categories: it is not a COCO instances file")
     if list(categories["train"].items()) != list(categories["test"].items()):
         raise UserError(f"{files['train']} and {files['test']} do not have the same categories in the same order")
     dataset = RawDataset(list(categories["train"].values()))
@@ -47,17 +52,8 @@ def read_coco(root: Path, *, progress: bool = True) -> RawDataset:
     return dataset
 
 
-def read_categories(path: Path, *, progress: bool = True) -> dict[Any, str]:
-    """Category id -> name, in the order of an instances file."""
-    entries = stream_entries(path, "categories", ("id", "name"), ",\t\r\n", progress=progress)
-    categories = {category["id"]: category["name"].strip() for _, category in entries}
-    if not categories:
-        raise UserError(f"{path} has no categories: it is not a COCO instances file")
-    return categories
-
-
 def read_image_labels(
-    path: Path, categories: dict[Any, str], *, with_boxes: bool = False, progress: bool = True
+    path: Path, categories: dict[Any, str], *, with_boxes: bool, progress: bool
 ) -> list[tuple[str, list[str], ImageBoxes]]:
     """(file name, labels, boxes) of every image of an instances file that has an annotation, in the order of images.
 
@@ -93,7 +89,7 @@ def read_image_labels(
 
 
 def stream_entries(
-    path: Path, array: str, keys: tuple[str, str], forbidden: str = "", *, progress: bool = True
+    path: Path, array: str, keys: tuple[str, str], forbidden: str = "", *, progress: bool
 ) -> Iterator[tuple[str, dict]]:
     """Each entry of an array of an instances file after its place in words; UserError where it lacks one of the keys.
 

@@ -7,12 +7,11 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from ..base.errors import UserError
 from .prepared import SPLITS, PreparedDataset
@@ -182,9 +181,8 @@ def _inspect_record(prepared: PreparedDataset, missing: str, result: Inspection)
 def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None:
     """Decode every photo once; find the same bytes in several places."""
     paths = sorted({row.path for row in rows})
-    with ThreadPool(THREADS) as pool:
-        bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
-        photos = list(tqdm(pool.imap(decode_photo, paths, chunksize=16), total=len(paths), **bar))
+    bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
+    photos = thread_map(decode_photo, paths, max_workers=THREADS, **bar)
     photo_of, told = dict(zip(paths, photos, strict=True)), set()
     first: dict[tuple[str, bytes], Row] = {}  # the first row of a split with a photo of these bytes
     for row in rows:

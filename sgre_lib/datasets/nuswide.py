@@ -27,15 +27,14 @@ def read_nuswide(root: Path, *, progress: bool = True) -> RawDataset:
     labels = read_names(raw / "Concepts81.txt", "concept", ",\t/\\")
     lists = raw / "ImageList"
     row_of = {name: row for row, name in enumerate(read_image_lists({"all": lists / "Imagelist.txt"})["all"])}
-    truth = np.empty((len(labels), len(row_of)), bool)
-    for index, label in enumerate(tqdm(labels, desc="NUS-WIDE labels", unit="label", disable=not progress)):
-        truth[index] = read_truth(raw / "Groundtruth" / "AllLabels" / f"Labels_{label}.txt", len(row_of))
+    files = [raw / "Groundtruth" / "AllLabels" / f"Labels_{label}.txt" for label in labels]
+    bar = tqdm(files, desc="NUS-WIDE labels", unit="label", disable=not progress)
+    truth = np.stack([read_truth(path, len(row_of)) for path in bar], axis=1)  # (images, L)
     dataset = RawDataset(labels)
     paths = {split: lists / f"{split.capitalize()}Imagelist.txt" for split in dataset.splits}
     for split, names in read_image_lists(paths, row_of, lists / "Imagelist.txt").items():
-        columns = truth.T[[row_of[name] for name in names]]  # (images of the split, L)
-        bar = tqdm(names, desc=f"NUS-WIDE {split} photos", unit="image", disable=not progress)
-        for name, present in zip(bar, columns, strict=True):
+        for name in tqdm(names, desc=f"NUS-WIDE {split} photos", unit="image", disable=not progress):
+            present = truth[row_of[name]]
             if present.any():
                 of_image = [labels[index] for index in np.flatnonzero(present)]
                 dataset.splits[split].add(root, f"NUS-WIDE/Flickr/{name}", of_image)

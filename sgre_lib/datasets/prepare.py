@@ -53,7 +53,7 @@ def prepare(
     if missing:
         print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
     prepared = write_prepared(folder, raw, source=data, data_root=root)
-    deviation = count_deviation(data, len(raw.labels), len(raw.train.names), len(raw.test.names))
+    deviation = count_deviation(data, len(raw.labels), *(len(split.names) for split in raw.splits.values()))
     if deviation:
         print(deviation, file=sys.stderr)
     return prepared

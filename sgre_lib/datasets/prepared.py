@@ -218,13 +218,8 @@ class RawDataset:
     """What a reader makes of a raw dataset. files: name -> bytes of what else belongs into the prepared folder."""
 
     labels: list[str]
-    train: RawSplit = field(default_factory=RawSplit)
-    test: RawSplit = field(default_factory=RawSplit)
+    splits: dict[str, RawSplit] = field(default_factory=lambda: {split: RawSplit() for split in SPLITS})
     files: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def splits(self) -> dict[str, RawSplit]:
-        return {"train": self.train, "test": self.test}
 
 
 def write_prepared(out: Path, raw: RawDataset, *, source: str, data_root: Path) -> PreparedDataset:
@@ -234,7 +229,7 @@ def write_prepared(out: Path, raw: RawDataset, *, source: str, data_root: Path) 
     Label embeddings that lie there already are kept when the labels are unchanged, and refused otherwise. A mask or
     boxes of another dataset, which must not be taken for this one's, get the ending `.previous`.
     """
-    labels, test, old = raw.labels, raw.test, out / "label.txt"
+    labels, test, old = raw.labels, raw.splits["test"], out / "label.txt"
     embeddings = sorted(path.name for path in out.glob("*.npy") if path.name != "ignore.npy")
     if embeddings and old.exists() and read_lines(old, "the list of labels") != labels:
         raise UserError(

@@ -91,13 +91,12 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
             image = next((image for image in images if os.path.exists(root / image)), f"VisualGenome/{name}")
             dataset.splits[split].add(root, image, [dataset.labels[index] for index in indices[name]])
     # Streamed a second time, since the labels' names come of the first. The boxes are in pixels of the photo.
-    files = [Path(name).name for name in dataset.test.names]
-    for row, things in stream_objects(objects, files, progress=progress):
-        size = read_photo_size(root / dataset.test.names[row])
+    test = dataset.splits["test"]
+    for row, things in stream_objects(objects, [Path(name).name for name in test.names], progress=progress):
+        size = read_photo_size(root / test.names[row])
         for names, thing in things if size else ():
-            for label in set(dataset.test.labels[row]).intersection(names):
-                box = [thing.get(key) for key in "xywh"]
-                add_box(dataset.test.boxes[row], label, box, size, extent=True)
+            for label in [label for label in test.labels[row] if label in names]:
+                add_box(test.boxes[row], label, [thing.get(key) for key in "xywh"], size, extent=True)
     return dataset
 
 
@@ -105,10 +104,8 @@ def read_label_indices(path: Path) -> dict[str, list[int]]:
     """Image file name -> its label indices, sorted, each in 0..499; UserError, naming the image, for anything else."""
     try:
         indices = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"the label indices of VG500 are missing: {path}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({error})") from None
+        raise UserError(f"the label indices of VG500 cannot be read: {path} ({error})") from None
     if not isinstance(indices, dict) or not indices:
         raise UserError(f"{path} does not map image names to label indices")
     for name, present in indices.items():

@@ -48,7 +48,7 @@ def test_labels_follow_the_categories_and_crowds_count(tmp_path):
     write_split(tmp_path, "train2014", photos)
     write_val(tmp_path)
     raw = read_coco(tmp_path, progress=False)
-    train, test = raw.train, raw.test
+    train, test = raw.splits["train"], raw.splits["test"]
     assert raw.labels == ["person", "dog", "traffic light"]
     assert train.names == [f"MSCOCO/train2014/{name}" for name in ("b.jpg", "crowd only.jpg", "ñandú, big.jpg")]
     assert train.labels == [["person", "traffic light"], ["dog"], ["person", "dog"]]
@@ -80,7 +80,7 @@ def test_missing_photos_are_recorded_and_only_those_with_a_label(tmp_path):
     photos = {"here.jpg": [1], "gone.jpg": [1], "gone without a label.jpg": []}
     write_split(tmp_path, "train2014", photos, absent=["gone.jpg", "gone without a label.jpg"])
     write_val(tmp_path)
-    train = read_coco(tmp_path, progress=False).train
+    train = read_coco(tmp_path, progress=False).splits["train"]
     assert train.names == ["MSCOCO/train2014/here.jpg"]
     assert train.missing == ["MSCOCO/train2014/gone.jpg"]
 
@@ -201,7 +201,7 @@ def test_the_genuine_annotation_files_read():
     raw = read_coco(Path(folder), progress=False)
     published = (Path(folder) / "label_embeddings" / "mscoco" / "label.txt").read_text(encoding="utf-8").splitlines()
     assert raw.labels == published
-    for split, name in ((raw.train, "train2014"), (raw.test, "val2014")):
+    for split, name in ((raw.splits["train"], "train2014"), (raw.splits["test"], "val2014")):
         content = json.loads((Path(folder) / "MSCOCO" / "annotations" / f"instances_{name}.json").read_text())
         categories = {category["id"]: category["name"] for category in content["categories"]}
         expected: dict[int, set[str]] = {}

@@ -156,7 +156,7 @@ def test_the_record_of_the_preparation_is_compared(folder):
     root = folder.parent / "raw"
     train = RawSplit(["2.jpg", "a b/ü.jpg"], [["sea"], ["sky"]], missing=["gone.jpg"])
     test = RawSplit(["3.jpg", "4.jpg"], [["sea"], ["sky"]])
-    write_prepared(folder, RawDataset(["sea", "sky"], train, test), source="mscoco", data_root=root)
+    write_prepared(folder, RawDataset(["sea", "sky"], {"train": train, "test": test}), source="mscoco", data_root=root)
     result = look(folder)
     assert result.ok
     assert places(result, "photo that the raw lists have and the disk has not") == ["train: gone.jpg"]

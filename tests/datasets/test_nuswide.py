@@ -60,7 +60,7 @@ def refusal(raw: Path) -> str:
 
 def test_labels_and_lists_are_read_as_the_rules_say(raw):
     dataset = read_nuswide(raw.parent, progress=False)
-    train, test = dataset.train, dataset.test
+    train, test = dataset.splits["train"], dataset.splits["test"]
     assert dataset.labels == CONCEPTS
     assert train.names == ["NUS-WIDE/Flickr/café au lait/1 2.jpg", "NUS-WIDE/Flickr/zoo/3.jpg"]
     assert train.labels == [["airport"], ["water", "book"]]
