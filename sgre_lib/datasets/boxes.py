@@ -57,7 +57,7 @@ def add_box(
         boxes.setdefault(label, array("d")).extend((x0, y0, x1, y1))
 
 
-def write_boxes(path: Path, names: Sequence[str], boxes: Sequence[ImageBoxes]) -> Path:
+def write_boxes(path: Path, names: Sequence[str], boxes: Sequence[ImageBoxes]) -> None:
     """Write a split's boxes, a line for each image that has some. names, boxes: in the order of the split's list."""
     with open_atomic(path) as file:
         for name, of_image in zip(names, boxes, strict=True):
@@ -65,7 +65,6 @@ def write_boxes(path: Path, names: Sequence[str], boxes: Sequence[ImageBoxes]) -
                 corners = {label: np.reshape(flat, (-1, 4)).tolist() for label, flat in of_image.items()}
                 line = {"image": name, "boxes": corners}
                 file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
-    return path
 
 
 def read_boxes(path: Path, names: Sequence[str], labels: Sequence[str]) -> list[dict[int, np.ndarray]]:

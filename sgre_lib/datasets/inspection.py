@@ -24,8 +24,6 @@ EXPECTED_COUNTS = {
 }
 """Labels, training and test images of the published benchmarks, every photo being there."""
 
-SEVERITIES = ("error", "warning", "note")
-
 THREADS = 8  # decoding and hashing leave the interpreter's lock, and reading waits for the disk
 
 
@@ -37,17 +35,12 @@ def count_deviation(source: str, labels: int, train: int, test: int) -> str | No
     expected = EXPECTED_COUNTS.get(source, (labels, train, test))
     if expected == (labels, train, test):
         return None
-    found = f"{source} has {labels:,} labels, {train:,} training and {test:,} test images"
-    published = "published are {:,}, {:,} and {:,}".format(*expected)
-    return f"{found}; {published}: results are not comparable with published ones"
+    published = "published are {:,}, {:,} and {:,}: results are not comparable with published ones".format(*expected)
+    return f"{source} has {labels:,} labels, {train:,} training and {test:,} test images; {published}"
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it should be.
-
-    severity: `error` (the dataset cannot be used as it is), `warning` (it can, but results may mislead) or `note`.
-    what: the kind of finding, the same words for all of its kind. where: file, line and image.
-    """
+    """What a `Report` takes. where: file, line and image."""
 
     severity: str
     what: str
@@ -79,7 +72,8 @@ class Inspection:
         decoded = f"{self.decoded:,} photos decoded in full"
         lines = [f"{self.folder}: {rows} images, {self.labels:,} labels; {decoded}"]
         kinds: dict[tuple[str, str], list[str]] = {}
-        for severity, what, where in sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity)):
+        order = ("error", "warning", "note")
+        for severity, what, where in sorted(self.findings, key=lambda finding: order.index(finding.severity)):
             kinds.setdefault((severity, what), []).append(where)
         for (severity, what), places in kinds.items():
             lines.append(f"{severity}: {what} ({len(places):,})")
@@ -100,16 +94,11 @@ class Row(NamedTuple):
 
 
 def inspect(
-    data: str | os.PathLike,
-    *,
-    data_root: str | os.PathLike | None = None,
-    missing: str = "note",
-    progress: bool = True,
+    data: str | os.PathLike, *, data_root: str | os.PathLike | None = None, missing: str = "note", progress: bool = True
 ) -> Inspection:
     """Check every line, label and photo of a prepared folder and return all that was found, however much it is.
 
-    data: a dataset's name or the path of a prepared folder. data_root: as for training. missing: the severity of a
-    photo that preparation left out.
+    data, data_root: as for training. missing: the severity of a photo that preparation left out.
     Errors: an unreadable or empty list, an unknown, empty or repeated label, a missing photo, a photo that is cut off
     or no image, a mask of the wrong shape, unreadable boxes. Warnings: an image listed twice, a photo in both splits
     (by its bytes), a label that no image has, counts or lists other than expected. Notes: photos that are not RGB

@@ -45,8 +45,7 @@ def check_label_embeddings(path: Path, label_count: int) -> np.ndarray:
     """Read a `.npy` of label embeddings as (L, T) float32, or UserError."""
     array = read_array(path)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        found = f"has shape {array.shape} of {array.dtype}"
-        raise UserError(f"{path} {found}: label embeddings are numbers of shape (L, T)")
+        raise UserError(f"{path} has shape {array.shape} of {array.dtype}, not numbers of shape (labels, T)")
     if len(array) != label_count:
         raise UserError(f"{path} has {len(array)} rows, but there are {label_count} labels")
     if not np.isfinite(array).all():
@@ -101,8 +100,7 @@ def encode_texts(texts: list[str], text_model: str | os.PathLike, pooling: str) 
         import torch
         from transformers import AutoModel, AutoTokenizer
     except ImportError:
-        needed = "needs the package transformers: pip install transformers"
-        raise UserError(f"embedding with a text model {needed}") from None
+        raise UserError("a text model needs the package transformers: pip install transformers") from None
     name, folder = os.fspath(text_model), Path(text_model).expanduser()
     if not folder.is_dir() and name.startswith((".", "~", os.sep)):
         raise UserError(f"--text-model {name} is not a folder")

@@ -9,7 +9,10 @@ from ..base.errors import UserError
 from ..base.files import read_lines
 
 Report = Callable[[str, str, object], None]
-"""Takes a finding: its severity (`error`, `warning`, `note`), its kind, and where it is (or the UserError saying it)."""
+"""Takes a finding: severity, what it is (the same words for all of a kind), and where (or the UserError that says it).
+
+Severities: `error` (the dataset cannot be used as it is), `warning` (it can, but results may mislead) and `note`.
+"""
 
 
 def refuse(severity: str, what: str, where: object) -> None:

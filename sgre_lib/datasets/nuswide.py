@@ -34,10 +34,9 @@ def read_nuswide(root: Path, *, progress: bool = True) -> RawDataset:
     paths = {split: lists / f"{split.capitalize()}Imagelist.txt" for split in dataset.splits}
     for split, names in read_image_lists(paths, row_of, lists / "Imagelist.txt").items():
         for name in tqdm(names, desc=f"NUS-WIDE {split} photos", unit="image", disable=not progress):
-            present = truth[row_of[name]]
-            if present.any():
-                of_image = [labels[index] for index in np.flatnonzero(present)]
-                dataset.splits[split].add(root, f"NUS-WIDE/Flickr/{name}", of_image)
+            present = [labels[index] for index in np.flatnonzero(truth[row_of[name]])]
+            if present:
+                dataset.splits[split].add(root, f"NUS-WIDE/Flickr/{name}", present)
     return dataset
 
 

@@ -29,10 +29,9 @@ def prepare(
 ) -> PreparedDataset:
     """Turn a raw dataset into its prepared folder and return it.
 
-    data: one of `READERS`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else
-    `data/raw`); `mini` is drawn there first where it is not there yet. out: the prepared folder (default
-    `data/<data>`). skip_missing: leave out images that the lists name and the disk does not have, and record their
-    names in `prepared.json`; otherwise they are an error.
+    data: one of `READERS`. data_root: the folder of raw datasets (default: SGRE_DATA_ROOT, else `data/raw`); `mini` is
+    drawn there first where it is not there yet. out: the prepared folder (default `data/<data>`). skip_missing: leave
+    out images that the lists name and the disk does not have, and record them in `prepared.json`, not an error then.
     """
     if data not in READERS:
         raise UserError(f"unknown dataset {data!r}: sgre prepare knows {', '.join(READERS)}")
@@ -90,8 +89,7 @@ def check(
         return inspect(folder, data_root=data_root, progress=progress)
     root = choose_data_root(data_root)
     if data == "mini" and not (root / "mini").is_dir():
-        nowhere = f"neither {folder} nor {root / 'mini'}"
-        raise UserError(f"there is no mini to check, {nowhere}: sgre prepare --data mini draws it")
+        raise UserError(f"neither {folder} nor {root / 'mini'} is there to check: sgre prepare --data mini draws it")
     with tempfile.TemporaryDirectory() as temporary:
         prepared = prepare(data, data_root=root, out=Path(temporary) / data, skip_missing=True, progress=progress)
         return inspect(prepared.folder, data_root=root, missing="error", progress=progress)

@@ -144,9 +144,8 @@ class PreparedDataset:
         paths = [self.find_photo(image) for image in names]
         missing = [image for image, path in zip(names, paths, strict=True) if path is None]
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(
-                f"{self.folder / (name + '.txt')}: image {missing[0]}{more} is neither at {self.folder / missing[0]} "
+                f"{self.folder / name}.txt: {missing[0]}, 1 of {len(missing)} such, is neither at {self.folder / missing[0]} "
                 f"nor at {self.data_root / missing[0]} (set --data-root or SGRE_DATA_ROOT)"
             )
         return Split(names, paths, targets, self.ignore if name == "test" else None)

@@ -39,10 +39,9 @@ CANDIDATES = 10
 class LabelAgreement(NamedTuple):
     """How well a recovered name agrees with its label index.
 
-    agreement: the Jaccard index of the two sets of images, 0..1: images_both / (images_index + images_name -
-    images_both), where images_index counts those with the label index and images_name those with an object of that
-    name, among the images that the partition labels. runner_up: the next best name and its agreement ("" and 0.0 where
-    there is none).
+    agreement: the Jaccard index of two sets of images, 0..1: images_both / (images_index + images_name - images_both).
+    Counted are those of the partition with the label index, with an object of that name, and with both. runner_up: the
+    next best name, and its agreement ("" and 0.0 where there is none).
     """
 
     index: int
@@ -81,8 +80,8 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
     worst = min(agreements, key=lambda label: label.agreement)
     median = np.median([label.agreement for label in agreements])
     found = f"median {median:.3f}, lowest {worst.agreement:.3f} ({worst.name}, index {worst.index})"
-    names = f"{len(agreements)} label names from {objects.name}"
-    print(f"recovered {names}: agreement (Jaccard index of the image sets) {found}", file=sys.stderr)
+    what = f"recovered {len(agreements)} label names from objects.json: agreement (Jaccard index of the image sets)"
+    print(what, found, file=sys.stderr)
     table = csv_text(LabelAgreement._fields, agreements, digits=4)
     dataset = RawDataset([label.name for label in agreements], files={"label_agreement.csv": table.encode()})
     for split, names in lists.items():
@@ -132,7 +131,7 @@ def recover_names(
     """
     names, image_rows, name_ids = _collect_names(objects, indices, progress)
     label_rows = np.repeat(np.arange(len(indices)), [len(present) for present in indices.values()])
-    label_ids = np.array([index for present in indices.values() for index in present], np.intp)
+    label_ids = np.fromiter((index for present in indices.values() for index in present), np.intp)
     images_index, images_name = np.bincount(label_ids, minlength=1), np.bincount(name_ids, minlength=len(names))
     if not images_index.all():
         raise UserError(f"VG500's label index {images_index.argmin()} is on no image, so its name cannot be recovered")
@@ -160,9 +159,8 @@ def recover_names(
     result = []
     for index, count in enumerate(images_index.tolist()):
         none = LabelAgreement(index, "", 0.0, count, 0, 0)
-        second = runners_up.get(index, none)
-        first = chosen.get(index, none)
-        result.append(first._replace(runner_up=second.name, runner_up_agreement=second.agreement))
+        _, name, agreement, *_ = runners_up.get(index, none)
+        result.append(chosen.get(index, none)._replace(runner_up=name, runner_up_agreement=agreement))
     low = sorted((label for label in result if label.agreement < agreement_floor), key=lambda label: label.agreement)
     if low:
         worst = ", ".join(f"index {one.index} ({one.name or 'no name left'}) {one.agreement:.3f}" for one in low[:5])
@@ -202,8 +200,7 @@ def stream_objects(
                 continue
             things = [([plain_name(name) for name in thing["names"]], thing) for thing in image["objects"]]
         except (KeyError, TypeError):
-            what = "an image with an image_id and objects with names"
-            raise UserError(f"{objects}: entry {place} is not {what}") from None
+            raise UserError(f"{objects}: entry {place} is not an image_id and objects with names") from None
         if read[row]:
             raise UserError(f"{objects}: entry {place} is of an image that is there already")
         read[row] = 1

@@ -165,7 +165,7 @@ def test_broken_and_missing_files_are_named(raw):
         objects.write_bytes(broken)
         assert refusal(raw).startswith(f"{objects} is not whole, valid JSON")
     objects.write_text('[{"image_id": 1, "objects": [{"x": 3}]}]')
-    assert refusal(raw).startswith(f"{objects}: entry 1 is not an image with an image_id and objects with names")
+    assert refusal(raw).startswith(f"{objects}: entry 1 is not an image_id and objects with names")
     objects.write_text('[{"image_id": 1, "objects": []}, {"image_id": 1, "objects": []}]')
     assert refusal(raw) == f"{objects}: entry 2 is of an image that is there already"
     objects.write_text("[]")
