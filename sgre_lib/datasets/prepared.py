@@ -145,8 +145,8 @@ class PreparedDataset:
         missing = [image for image, path in zip(names, paths, strict=True) if path is None]
         if missing:
             raise UserError(
-                f"{self.folder / name}.txt: {missing[0]}, 1 of {len(missing)} such, is neither at {self.folder / missing[0]} "
-                f"nor at {self.data_root / missing[0]} (set --data-root or SGRE_DATA_ROOT)"
+                f"{self.folder / name}.txt: {missing[0]}, one of {len(missing)} such, is neither at "
+                f"{self.folder / missing[0]} nor at {self.data_root / missing[0]} (set --data-root or SGRE_DATA_ROOT)"
             )
         return Split(names, paths, targets, self.ignore if name == "test" else None)
 
