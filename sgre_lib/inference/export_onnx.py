@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import logging
 import os
 import warnings
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +31,6 @@ TOLERANCE = 1e-4
 
 CHECKED_BATCHES = (1, 3)
 """Images at a time in the check. The graph is traced with another number, so one that is tied to it is found out."""
-
-TRACED_BATCH = 2
-
-FILE_BYTES = 2**31
-"""What one ONNX file can hold: a message of protobuf's."""
 
 LOG = logging.getLogger("sgre_lib.export")
 
@@ -69,16 +63,17 @@ def export_onnx(
     target = check_out(out)
     if opset not in OPSETS:
         raise UserError(f"--opset {opset} is not between {OPSETS[0]} and {OPSETS[-1]}")
-    onnx = _import("onnx")
-    if onnx is None:
-        raise UserError("exporting to ONNX needs the package onnx: pip install onnx onnxruntime")
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("exporting to ONNX needs the package onnx: pip install onnx onnxruntime") from None
     model, settings, labels = load_experiment(exp_dir, data=data, data_root=data_root)
     trained_size = settings.image_size
     if image_size is not None and image_size != trained_size:
         model = resize_model(model, settings, image_size, len(labels))
         settings = settings.replace(image_size=image_size)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if weights > FILE_BYTES - (1 << 24):
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if weights > 2**31 - 2**24:  # a message of protobuf's, less room for the graph
         raise UserError(f"the model has {weights / 2**30:.1f} GiB of weights, and an ONNX file holds 2 GiB")
     graph_model = OnnxModel(model).eval()
     graph = trace(graph_model, settings.image_size, opset)
@@ -86,8 +81,11 @@ def export_onnx(
     message = onnx.load_from_string(graph)
     onnx.checker.check_model(message)
     about = describe_model(settings, labels, model.head.grid, difference)
-    about |= {"experiment": "/".join(Path(exp_dir).resolve().parts[-2:]), "trained_image_size": str(trained_size)}
-    onnx.helper.set_model_props(message, about)
+    about |= {"experiment": "/".join(Path(exp_dir).resolve().parts[-2:]), "trained_image_size": trained_size}
+    texts = {
+        key: text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for key, text in about.items()
+    }
+    onnx.helper.set_model_props(message, texts)
     message.doc_string = "Multi-label image classification by sgre_lib; the metadata say how photos are prepared."
     with open_atomic(target, "wb") as file:
         file.write(message.SerializeToString())
@@ -121,10 +119,10 @@ def resize_model(model: PatchModel, settings: TrainSettings, image_size: int, la
     state = {key: value for key, value in model.state_dict().items() if key != "head.position_map"}
     for key, value in resized.state_dict().items():
         if key in state and state[key].shape != value.shape:
-            trained = (
+            of_size = (
                 f"{key} of {settings.arch} was trained for images of {settings.image_size} x {settings.image_size}"
             )
-            raise UserError(f"--image-size {image_size}: {trained} and fits no other size")
+            raise UserError(f"--image-size {image_size}: {of_size} and fits no other size")
     resized.load_state_dict(state, strict=False)
     return resized.eval()
 
@@ -134,19 +132,18 @@ def trace(model: OnnxModel, image_size: int, opset: int) -> bytes:
 
     PyTorch's TorchScript exporter is used: it needs no package besides torch, where the newer one needs onnxscript too.
     """
-    images = torch.zeros(TRACED_BATCH, 3, image_size, image_size)
+    images = torch.zeros(2, 3, image_size, image_size)
     with torch.no_grad():
         names = ["scores", "alignment"][: len(model(images))]
-    axes = {name: {0: "N"} for name in ("images", *names)}
+    options = {"input_names": ["images"], "output_names": names, "opset_version": opset, "dynamo": False}
     file = io.BytesIO()
     with warnings.catch_warnings():
         # That this exporter is the older one is known, and that sizes other than N become constants is meant.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
-            model, (images,), file, dynamo=False, opset_version=opset,
-            input_names=["images"], output_names=names, dynamic_axes=axes,
-        )  # fmt: skip
+            model, (images,), file, dynamic_axes={name: {0: "N"} for name in ("images", *names)}, **options
+        )
     return file.getvalue()
 
 
@@ -155,49 +152,48 @@ def compare(graph: bytes, model: OnnxModel, image_size: int) -> dict[str, float]
 
     None where onnxruntime is not installed. Raises ExportMismatch where a difference is above TOLERANCE.
     """
-    onnxruntime = _import("onnxruntime")
-    if onnxruntime is None:
+    try:
+        import onnxruntime
+    except ImportError:
         LOG.warning("the ONNX graph was not compared with PyTorch: onnxruntime is not installed")
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    difference = dict.fromkeys(names, 0.0)
+    difference = {output.name: 0.0 for output in session.get_outputs()}
     generator = torch.Generator().manual_seed(0)
     for count in CHECKED_BATCHES:
         images = torch.randn(count, 3, image_size, image_size, generator=generator)
         with torch.inference_mode():
-            expected = model(images)
-        for name, ours, theirs in zip(names, expected, session.run(None, {"images": images.numpy()}), strict=True):
-            if theirs.shape != tuple(ours.shape):
-                shapes = f"{theirs.shape}, PyTorch's {tuple(ours.shape)}"
-                raise ExportMismatch(f"{name} of the ONNX graph has shape {shapes}")
+            expected = [output.numpy() for output in model(images)]
+        for name, ours, theirs in zip(difference, expected, session.run(None, {"images": images.numpy()}), strict=True):
+            if theirs.shape != ours.shape:
+                raise ExportMismatch(f"{name} of the ONNX graph has shape {theirs.shape}, PyTorch's {ours.shape}")
             # maximum, unlike max, passes a NaN on
-            difference[name] = float(np.maximum(difference[name], np.abs(theirs - ours.numpy()).max()))
+            difference[name] = float(np.maximum(difference[name], np.abs(theirs - ours).max()))
     if not all(value <= TOLERANCE for value in difference.values()):
-        said = ", ".join(f"{name} {value:.1e}" for name, value in difference.items())
-        differs = f"differs from PyTorch by more than {TOLERANCE:.0e} ({said})"
+        differs = f"differs from PyTorch by more than {TOLERANCE:.0e} ({_list_differences(difference)})"
         raise ExportMismatch(f"the ONNX graph {differs}; nothing written")
     return difference
 
 
+def _list_differences(difference: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1e}" for name, value in difference.items())
+
+
 def describe_model(
     settings: TrainSettings, labels: list[str], grid: tuple[int, int], difference: dict[str, float] | None
-) -> dict[str, str]:
-    """The metadata of an ONNX file, all texts; lists, numbers and mappings are written as JSON.
-
-    difference: what `compare` found.
-    """
+) -> dict[str, Any]:
+    """The metadata of an ONNX file, where what is no text is written as JSON. difference: what `compare` found."""
     mean, std = (np.zeros(3), np.ones(3)) if settings.orid_norm else (IMAGENET_MEAN, IMAGENET_STD)
     side = settings.image_size
     return {
-        "labels": json.dumps(labels, ensure_ascii=False),
-        "image_size": str(side),
-        "mean": json.dumps([round(float(value), 6) for value in mean]),
-        "std": json.dumps([round(float(value), 6) for value in std]),
-        "grid": json.dumps(list(grid)),
+        "labels": labels,
+        "image_size": side,
+        "mean": [round(float(value), 6) for value in mean],
+        "std": [round(float(value), 6) for value in std],
+        "grid": grid,
         "images": f"RGB photos resized to {side} x {side} (bilinear, antialiased, aspect ratio ignored), divided by 255, "
         "less mean, divided by std, channels first: (N, 3, S, S) float32",
         "scores": "a fraction for each label, in the order of labels: (N, L)",
@@ -205,33 +201,26 @@ def describe_model(
         "model": settings.model,
         "arch": settings.arch,
         "data": Path(settings.data).name,
-        "max_difference_from_pytorch": "not compared" if difference is None else json.dumps(difference),
+        "max_difference_from_pytorch": "not compared" if difference is None else difference,
         "code_version": code_version(),
-        "versions": json.dumps(package_versions(("torch", "timm", "onnx", "onnxruntime"))),
+        "versions": package_versions(("torch", "timm", "onnx", "onnxruntime")),
     }
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     """The metadata of an ONNX file. Needs the package onnx; onnxruntime's `get_modelmeta()` says the same."""
-    message = _import("onnx").load(os.fspath(path), load_external_data=False)
+    import onnx
+
+    message = onnx.load(os.fspath(path), load_external_data=False)
     return {entry.key: entry.value for entry in message.metadata_props}
 
 
 def describe_file(path: str | os.PathLike) -> str:
     """One line for a person: size, input, labels, and how far the file is from PyTorch."""
     about = read_metadata(path)
-    side, size = about["image_size"], Path(path).stat().st_size / 2**20
+    side, size, labels = about["image_size"], Path(path).stat().st_size / 2**20, json.loads(about["labels"])
     compared = "not compared with PyTorch (onnxruntime is not installed)"
     if about["max_difference_from_pytorch"].startswith("{"):
-        differences = json.loads(about["max_difference_from_pytorch"]).items()
-        compared = f"largest difference from PyTorch: {', '.join(f'{name} {value:.1e}' for name, value in differences)}"
-    count = len(json.loads(about["labels"]))
-    return f"{path}: {size:.1f} MiB, images (N, 3, {side}, {side}), scores (N, {count}); {compared}"
-
-
-def _import(name: str) -> ModuleType | None:
-    """A package that only the export needs, or None where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+        difference = json.loads(about["max_difference_from_pytorch"])
+        compared = f"largest difference from PyTorch: {_list_differences(difference)}"
+    return f"{path}: {size:.1f} MiB, images (N, 3, {side}, {side}), scores (N, {len(labels)}); {compared}"
