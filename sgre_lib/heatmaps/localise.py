@@ -14,8 +14,6 @@ SGRE's map is the label's alignment. The pooling baseline's is its class activat
 peak is that of the plain map, its share depends on the scale of the logits.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

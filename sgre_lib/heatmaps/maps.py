@@ -1,7 +1,5 @@
 """A model's outputs on photos, a batch at a time; its alignment maps and its average correlation."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which test photos get a heatmap: chosen by rule, and named."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """How well one heatmap finds the boxes of its label: pointing, share, chance and ceiling."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

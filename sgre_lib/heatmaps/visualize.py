@@ -1,7 +1,5 @@
 """Heatmaps: where in a photo each label looks, as figures and as arrays."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a model costs: parameters, operations, images a second and memory, for random images, without a dataset."""
 
-from __future__ import annotations
-
 import math
 import resource
 import statistics

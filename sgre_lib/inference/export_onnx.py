@@ -1,7 +1,5 @@
 """An experiment's model as one ONNX file that says itself how it is used, checked against PyTorch."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

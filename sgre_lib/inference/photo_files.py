@@ -1,7 +1,5 @@
 """Which files a path, a folder or a pattern names: the photos that `predict` labels."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Sequence

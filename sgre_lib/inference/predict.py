@@ -1,7 +1,5 @@
 """The labels of any photos, by an experiment's model, and their heatmaps."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import warnings
@@ -31,11 +29,8 @@ from .predictions import Prediction, describe_unreadable, make_encodable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEATMAP_LABELS = 11
-"""Labels in one figure: three rows of four panels, the photo being the first."""
-
-HEATMAP_SIDE = 640
-"""Longest side in pixels of the photo in a figure; panels are smaller than that."""
+HEATMAP_LABELS = 11  # in one figure: three rows of four panels, the photo being the first
+HEATMAP_SIDE = 640  # longest side in pixels of the photo in a figure; panels are smaller than that
 
 
 def predict(
@@ -88,7 +83,8 @@ def predict(
         if folder is not None and error is None:
             folder.mkdir(parents=True, exist_ok=True)
             shown = (kept or order)[: HEATMAP_LABELS if kept else 1]
-            _write_figure(folder / figures[path], path, maps[shown], [labels[i] for i in shown], scores[shown])
+            names = [labels[i] for i in shown]
+            write_figure(folder / figures[path], read_photo(path), maps[shown], names, scores[shown], path.name)
     if all(one.error is not None for one in predictions):
         raise UserError(describe_unreadable(predictions))
     return predictions
@@ -147,26 +143,21 @@ def _figure_names(paths: list[Path]) -> dict[Path, str]:
     return {path: name + HEATMAP_SUFFIX for path, name in names.items()}
 
 
-def draw_prediction(
-    photo: Image.Image, maps: np.ndarray, labels: Sequence[str], scores: Sequence[float], *, title: str = ""
-) -> Figure:
-    """The photo, and the alignment map of each label with its score: `draw_heatmap` where the truth is not known.
+def write_figure(
+    target: Path, photo: Image.Image, maps: np.ndarray, labels: Sequence[str], scores: Sequence[float], title: str = ""
+) -> "Figure":
+    """Write a PNG of the photo and the alignment map of each label with its score, and return the figure.
 
-    maps: (labels, H, W), each summing to 1.
+    maps: (labels, H, W), each summing to 1. The truth is not known.
     """
-    from ..figures import draw_heatmap
+    # Drawing takes a second to import, which a prediction without figures need not wait for.
+    from ..figures import draw_heatmap, save_figure
 
     photo = photo.copy()
     photo.thumbnail((HEATMAP_SIDE, HEATMAP_SIDE))
-    return draw_heatmap(photo, maps, labels, scores, None, title=title, columns=4)
-
-
-def _write_figure(target: Path, photo: Path, maps: np.ndarray, labels: list[str], scores: np.ndarray) -> None:
-    # Drawing takes a second to import, which a prediction without figures need not wait for.
-    from ..figures import save_figure
-
-    figure = draw_prediction(read_photo(photo), maps, labels, scores, title=make_encodable(photo.name))
+    figure = draw_heatmap(photo, maps, labels, scores, None, title=make_encodable(title), columns=4)
     with warnings.catch_warnings():
         # A file's name may be in a script that the font has not; boxes in the title are all that it costs.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         save_figure(figure, target)
+    return figure

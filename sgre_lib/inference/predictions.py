@@ -1,7 +1,5 @@
 """What `predict` says of photos, and that as text, JSON or CSV."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

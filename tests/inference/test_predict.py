@@ -17,7 +17,7 @@ from PIL import Image
 from sgre_lib import PreparedDataset, UserError, build_model, export_released, load_experiment, predict
 from sgre_lib.base.config import read_config
 from sgre_lib.commands import main
-from sgre_lib.inference.predict import HEATMAP_LABELS, draw_prediction
+from sgre_lib.inference.predict import HEATMAP_LABELS, write_figure
 from sgre_lib.inference.predictions import format_predictions
 
 # --- Scores ------------------------------------------------------------------------------------------------------
@@ -134,8 +134,9 @@ def test_a_photo_without_a_predicted_label_shows_its_best(experiment, photos, tm
         assert figure.info["Description"].count(" scores ") == 1
 
 
-def test_figure_titles_judge_nothing():
-    figure = draw_prediction(Image.new("RGB", (900, 30)), np.full((2, 2, 3), 1 / 6), ["sun", "car"], [0.9, 0.2])
+def test_figure_titles_judge_nothing(tmp_path):
+    photo, maps = Image.new("RGB", (900, 30)), np.full((2, 2, 3), 1 / 6)
+    figure = write_figure(tmp_path / "one.png", photo, maps, ["sun", "car"], [0.9, 0.2])
     assert [ax.get_title() for ax in figure.axes[:3]] == ["photo", "sun 0.90", "car 0.20"]
 
 
