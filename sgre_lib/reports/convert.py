@@ -76,9 +76,8 @@ def export_html(
     soup = BeautifulSoup(page, "html.parser")
     _leave_out_silent_sections(soup.main)
     if soup.h1 is None:
-        heading = soup.new_tag("h1")
-        heading.string = title or notebook.stem.replace("_", " ")
-        soup.main.insert(0, heading)
+        soup.main.insert(0, soup.new_tag("h1"))
+        soup.h1.string = title or notebook.stem.replace("_", " ")
     soup.title.string = title or soup.h1.get_text()
     html.parent.mkdir(parents=True, exist_ok=True)
     return write_text(html, str(soup))

@@ -60,8 +60,7 @@ def write_folder(
     Raises UserError before anything is written where `out` holds something else or another process writes it, and
     where the start page cannot be read.
     """
-    pages = list(pages)
-    sources: dict[str, Path] = {}
+    pages, sources = list(pages), {}
     for source, address in [*((page.notebook, page.address) for page in pages), *files]:
         parts = PurePosixPath(address).parts
         if not parts or parts[0] == "/" or any(part.startswith(".") for part in parts):

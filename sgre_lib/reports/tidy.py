@@ -20,12 +20,6 @@ log = logging.getLogger(__name__)
 UNSAFE_TAGS = ["script", "link", "meta", "base", "iframe", "object", "embed", "audio", "video"]
 UNSAFE_ATTRIBUTES = ("srcset", "poster", "background", "action", "formaction", "ping")
 
-LINK_SCHEMES = ("", "http", "https", "mailto")
-"""Of links that stay; an anchor alone has none."""
-
-DASHES = ("-", "\u2013", "\u2014")
-"""Cells that say "none", in a column of numbers too."""
-
 NUMBER = re.compile(r"([-+\u2212±]?\.?\d[\W\d_]*([^\W\d_]{1,8}[\W\d_]*)?|nan)$", re.IGNORECASE)
 """The text of a cell with a number: it begins with one, and has no more than a word, such as a unit."""
 
@@ -101,7 +95,7 @@ def _tidy_link(link: Tag, find: Callable[[str], str | None] | None) -> None:
     except ValueError:  # no address at all
         parts = urlsplit("invalid:")
     local = parts.scheme in ("", "file") and not parts.netloc and parts.path
-    stays = local or parts.scheme in LINK_SCHEMES
+    stays = local or parts.scheme in ("", "http", "https", "mailto")  # an anchor alone has none
     if local and find is not None:
         target = find(unquote(parts.path).replace("\0", ""))
         stays = target is not None
@@ -119,7 +113,8 @@ def _tidy_table(table: Tag) -> None:
     if not table.select("[colspan], [rowspan]"):  # else a position in a row is no column
         for column in zip_longest(*rows):
             cells = [cell for cell in column if cell is not None]
-            texts = {cell.get_text().strip() for cell in cells if cell.name == "td"} - {"", *DASHES}
+            texts = {cell.get_text().strip() for cell in cells if cell.name == "td"}
+            texts -= {"", "-", "\u2013", "\u2014"}  # they say "none", in a column of numbers too
             if texts and all(map(NUMBER.match, texts)):
                 for cell in cells:
                     cell["class"] = [*cell.get("class", []), "number"]
