@@ -58,13 +58,9 @@ def _make_picture(figure: Figure, alt: str | None, dpi: int) -> Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
-    return _png_image(buffer.getvalue(), alt, dpi)
-
-
-def _png_image(png: bytes, alt: str, dpi: float) -> Image:
     # The width is the picture's, not the figure's: a style with savefig.bbox "tight" saves another size.
-    pixels = int.from_bytes(png[16:20], "big")
-    return Image(data=png, format="png", width=round(pixels / dpi * CSS_PIXELS_PER_INCH), alt=alt)
+    width = round(PictureFile.open(buffer).width / dpi * CSS_PIXELS_PER_INCH)
+    return Image(data=buffer.getvalue(), format="png", width=width, alt=alt)
 
 
 def html_table(table: Table, lines: Lines | None = None, caption: str = "", *, links: Links | None = None) -> str:
@@ -134,4 +130,5 @@ def picture_output(path: str | os.PathLike) -> None:
         dpi = picture.info.get("dpi", (CSS_PIXELS_PER_INCH,))[0]
     if not alt:
         raise ValueError(f"{path} carries no alt text: it was not written by save_figure")
-    display(_png_image(Path(path).read_bytes(), alt, dpi))
+    width = round(picture.width / dpi * CSS_PIXELS_PER_INCH)
+    display(Image(data=Path(path).read_bytes(), format="png", width=width, alt=alt))
