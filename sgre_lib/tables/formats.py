@@ -88,7 +88,7 @@ def link_to(address: str | None, text: str) -> str:
 
 def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
     """All metrics as papers print them, ours first, then the context rows with their sources."""
-    if found.table.kind == "cost":
+    if found.table.kind == "cost" or not (found.table.context or found.values.value.notna().any()):
         return NOTHING
     header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
     lines = group_lines(found, [[name, *texts] for name, texts in format_values(found, links).items()])

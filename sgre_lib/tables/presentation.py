@@ -92,9 +92,10 @@ def describe_table(found: TableResult) -> str:
 
 
 def describe_remarks(found: TableResult) -> str:
-    """What is to be said of single rows, failures, floors and choices of ours: a Markdown list."""
-    said = [f"{row.row.name}: {judge_row(row)}" for row in found.rows if row.state != "done" or row.row.at_least]
-    return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in [*said, *formats.describe_choices(found)])
+    """What is to be said of single rows: failures, floors, and choices of ours; a Markdown list."""
+    remarkable = [row for row in found.rows if row.state not in ("done", "not run") or (row.done and row.row.at_least)]
+    said = [*(f"{row.row.name}: {judge_row(row)}" for row in remarkable), *formats.describe_choices(found)]
+    return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in said)
 
 
 def describe_published(found: TableResult) -> str:
