@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..base.errors import UserError
-from .checkpoints import read_checkpoint
+from .checkpoints import load_state, read_checkpoint
 
 
 def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
@@ -33,11 +33,7 @@ def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
             break
     else:
         chosen = {**wanted, **_match_by_order(wanted, state, path)}
-    for key, value in chosen.items():
-        if value.shape != wanted[key].shape:
-            shapes = f"{tuple(value.shape)}, the model's is {tuple(wanted[key].shape)}"
-            raise UserError(f"{path}: {key} has shape {shapes}")
-    backbone.load_state_dict(chosen)
+    load_state(backbone, chosen, path)
 
 
 def _weights_in(path: Path) -> dict[str, Tensor]:
@@ -55,11 +51,8 @@ def _weights_in(path: Path) -> dict[str, Tensor]:
 
 def _renamed_by_timm(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """`state` as timm's own loader would see it; None where timm has no converter for this model, or it fails."""
-    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return None
     try:
-        return convert(dict(state), backbone)
+        return sys.modules[type(backbone).__module__].checkpoint_filter_fn(dict(state), backbone)
     except Exception:  # written for other files: the names then speak for themselves
         return None
 
@@ -83,10 +76,10 @@ def _is_expendable(key: str, backbone: nn.Module) -> bool:
 def _match_by_order(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Entries of `state` under the names of `wanted`, first to first. At most four may be left, a classifier's."""
     # Counters of seen batches are missing from older files and take no part.
-    ours = [key for key in wanted if not _is_counter(key)]
-    theirs = [key for key in state if not _is_counter(key)]
+    ours, theirs = ([key for key in entries if not _is_counter(key)] for entries in (wanted, state))
     kinds = ("weight", "bias", "running_mean", "running_var")
-    for our, their in zip(ours, theirs, strict=False):
+    matched = dict(zip(ours, theirs, strict=False))
+    for our, their in matched.items():
         kind, other = our.rpartition(".")[2], their.rpartition(".")[2]
         if wanted[our].shape != state[their].shape or (kind != other and kind in kinds and other in kinds):
             raise UserError(
@@ -97,4 +90,4 @@ def _match_by_order(wanted: dict[str, Tensor], state: dict[str, Tensor], path: P
         raise UserError(
             f"{path} does not hold this backbone's weights: {len(theirs)} entries, where the model has {len(ours)}"
         )
-    return {our: state[their] for our, their in zip(ours, theirs, strict=False)}
+    return {our: state[their] for our, their in matched.items()}

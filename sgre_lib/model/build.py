@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ..base.errors import UserError
 from ..base.places import find_file
 from ..base.settings import TrainSettings, make_settings
+from ..datasets.label_embeddings import read_label_embeddings
+from ..datasets.prepared import PreparedDataset
 from .backbones import PatchFeatures, make_backbone
 from .baselines import PoolingHead
 from .head import HeadOutput, SGREHead, random_label_embeddings
@@ -56,9 +58,6 @@ def build_model(
     """
     settings = config if isinstance(config, TrainSettings) else make_settings(needs_data=False, **config)
     if label_embeddings is None and label_count is None:
-        from ..datasets.label_embeddings import read_label_embeddings
-        from ..datasets.prepared import PreparedDataset
-
         prepared = PreparedDataset(settings.data)
         label_count = len(prepared.labels)
         if settings.model == "mlic":
@@ -95,5 +94,5 @@ def _build_head(settings: TrainSettings, feat_dim: int, grid: tuple[int, int], l
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters: `backbone`, `head`, `total`. Fixed label embeddings are none."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    return {"backbone": counts["backbone"], "head": counts["head"], "total": counts["backbone"] + counts["head"]}
+    counts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in ("backbone", "head")}
+    return counts | {"total": sum(counts.values())}

@@ -69,6 +69,11 @@ def write_checkpoint(path: str | Path, content: dict[str, Any], *, keep: Path | 
             keep_previous(path, keep)
 
 
+def is_plain_tensor(value: Any) -> bool:
+    """Whether an entry of a state dict is a tensor of numbers that lie in memory as its shape says."""
+    return isinstance(value, Tensor) and not (value.layout != torch.strided or value.is_quantized or value.is_complex())
+
+
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load a state dict strictly; a missing, unexpected or wrongly shaped entry is one UserError line naming it."""
     wanted = model.state_dict()
@@ -77,9 +82,9 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], source: str | P
             first = min(str(name) for name in names)
             raise UserError(f"{source} {problem} entry {first[:100]} ({len(names)} such): another model wrote it")
     for name, tensor in wanted.items():
-        value = state[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_complex():
+        if not is_plain_tensor(state[name]):
             raise UserError(f"{source}: {name} is not a tensor of plain numbers")
-        if value.shape != tensor.shape:
-            raise UserError(f"{source}: {name} has shape {tuple(value.shape)}, the model's has {tuple(tensor.shape)}")
+        ours, theirs = tuple(tensor.shape), tuple(state[name].shape)
+        if ours != theirs:
+            raise UserError(f"{source}: {name} has shape {theirs}, the model's has {ours}")
     model.load_state_dict(state)

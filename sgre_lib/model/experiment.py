@@ -15,13 +15,14 @@ label embeddings are then taken from the prepared dataset.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import itertools
 import os
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from ..base.config import read_config
 from ..base.errors import UserError
@@ -31,16 +32,12 @@ from ..base.settings import TrainSettings
 from ..datasets.label_embeddings import check_label_embeddings, read_label_embeddings
 from ..datasets.prepared import PreparedDataset, prepared_folder
 from .build import PatchModel, build_model
-from .checkpoints import load_state, read_checkpoint
-from .released import convert_released, is_released
+from .checkpoints import load_state
+from .released import read_weights
 
 BEST = "checkpoints/best_ema_model.pth"
-
 LAST = "checkpoints/last.pth"
-
 PREVIOUS = "checkpoints/previous.pth"
-
-LOG = logging.getLogger("sgre_lib.experiment")
 
 
 def claim_experiment_folder(exp_dir: Path | None, model: str, data_name: str) -> Path:
@@ -54,13 +51,10 @@ def claim_experiment_folder(exp_dir: Path | None, model: str, data_name: str) ->
     parent = working_root() / "experiments" / f"{model}_{data_name}"
     parent.mkdir(parents=True, exist_ok=True)
     taken = [int(p.name[3:]) for p in parent.glob("exp*") if p.name[3:].isdigit()]
-    number = max(taken, default=0) + 1
-    while True:
-        try:
+    for number in itertools.count(max(taken, default=0) + 1):
+        with contextlib.suppress(FileExistsError):
             (parent / f"exp{number}").mkdir()
             return parent / f"exp{number}"
-        except FileExistsError:
-            number += 1
 
 
 def check_experiment_folder(exp_dir: Path | None, resume: bool) -> bool:
@@ -93,16 +87,16 @@ def latest_experiment(
     Raises UserError where there is none.
     """
     folder = working_root() / "experiments"
+    own = None if data is None else PreparedDataset(data).folder.resolve()
+
+    def fits(exp_dir: Path) -> bool:
+        settings = read_config(exp_dir / "config.yaml").settings
+        of_data = own is None or prepared_folder(settings.data).resolve() == own
+        return of_data and (keep is None or keep(settings))
+
     found = [path.parent.parent for path in folder.rglob(BEST)]
-    if data is not None:
-        wanted = PreparedDataset(data).folder.resolve()
-        found = [
-            path
-            for path in found
-            if prepared_folder(read_config(path / "config.yaml").settings.data).resolve() == wanted
-        ]
-    if keep is not None:
-        found = [path for path in found if keep(read_config(path / "config.yaml").settings)]
+    if data is not None or keep is not None:
+        found = [path for path in found if fits(path)]
     if not found:
         wanted = "" if keep is None else " of the kind asked for"
         raise UserError(f"no trained experiment{wanted} under {folder}: run 03_train first, or give exp_dir")
@@ -138,26 +132,23 @@ def load_experiment(
     if not folder.is_dir():
         raise UserError(f"--exp-dir {folder} does not exist")
     settings = read_config(folder / "config.yaml").settings
-    source = folder / BEST
-    state = _read_state(source)
-    prepared: PreparedDataset | None = None
-    if (folder / "label.txt").exists():
-        labels = [line.strip() for line in read_lines(folder / "label.txt", "the list of labels")]
+    source, label_file, vectors = folder / BEST, folder / "label.txt", folder / "label_embeddings.npy"
+    state = read_weights(source)
+    dataset = cache(partial(open_dataset, folder, data, data_root))  # only where the folder itself does not say
+    if label_file.exists():
+        labels = [line.strip() for line in read_lines(label_file, "the list of labels")]
     else:
-        prepared = open_dataset(folder, data, data_root)
-        labels = prepared.labels
-    label_count = _length(state, "head.object_classifier.bias", 0)
-    if label_count not in (None, len(labels)):
-        where = folder / "label.txt" if prepared is None else prepared.folder / "label.txt"
-        raise UserError(f"{source} was trained with {label_count} labels, but {where} has {len(labels)}")
+        labels, label_file = dataset().labels, dataset().folder / "label.txt"
+    trained = _shape(state, "head.object_classifier.bias")[:1]
+    if trained and trained[0] != len(labels):
+        raise UserError(f"{source} was trained with {trained[0]} labels, but {label_file} has {len(labels)}")
     embeddings: np.ndarray | None = None
     if settings.model == "mlic" and settings.branches != "patch" and "head.label_embeddings" not in state:
-        if settings.embed_type == "random" and not (folder / "label_embeddings.npy").exists():
+        if settings.embed_type == "random" and not vectors.exists():
             raise UserError(f"{source} has no label embeddings, but its config.yaml says they were trained")
-        if prepared is None and not (folder / "label_embeddings.npy").exists():
-            prepared = open_dataset(folder, data, data_root)
-        embed_dim = _length(state, "head.inter_modal.project_labels.weight", 1)
-        embeddings = _find_label_embeddings(folder, settings.embed_type, prepared, (len(labels), embed_dim))
+        embed_dim = _shape(state, "head.inter_modal.project_labels.weight")[1:2]
+        prepared = None if vectors.exists() else dataset()
+        embeddings = _find_label_embeddings(vectors, settings.embed_type, prepared, (len(labels), *embed_dim))
     model = build_model(settings, pretrained=False, label_embeddings=embeddings, label_count=len(labels))
     _check_grid(model, settings, state, source)
     load_state(model, state, source)
@@ -178,57 +169,40 @@ def open_experiment(
     return model, settings, prepared
 
 
-def _read_state(source: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint under this project's names, whoever wrote it."""
-    state = read_checkpoint(source)
-    if not is_released(state):
-        return state
-    try:
-        state = convert_released(state)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    for key, reason in state.left_out.items():
-        LOG.info("%s: %s is left out: %s", source, key, reason)
-    return state
-
-
-def _length(state: dict, name: str, axis: int) -> int | None:
-    """The length of an entry of a state dict along an axis; None where there is no such entry or axis."""
-    shape = getattr(state.get(name), "shape", ())
-    return shape[axis] if len(shape) > axis else None
+def _shape(state: dict, name: str) -> tuple[int, ...]:
+    """The shape of an entry of a state dict; () where there is no such entry."""
+    return tuple(getattr(state.get(name), "shape", ()))
 
 
 def _find_label_embeddings(
-    folder: Path, embed_type: str, prepared: PreparedDataset | None, shape: tuple[int, int | None]
+    own: Path, embed_type: str, prepared: PreparedDataset | None, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """The fixed (L, T) label embeddings that an experiment was trained with: its own copy, else the dataset's.
+    """The fixed label embeddings that an experiment was trained with: its own copy, else (prepared) the dataset's.
 
-    UserError says which array is missing, and where it is looked for.
+    shape: (L, T), or (L,) where the checkpoint does not say T. UserError says which array is missing, and where it is
+    looked for.
     """
-    own = folder / "label_embeddings.npy"
-    if own.exists():
+    if prepared is None:
         embeddings, source = check_label_embeddings(own, shape[0]), own
     else:
         try:
             embeddings, source = read_label_embeddings(embed_type, prepared), f"the {embed_type} label embeddings"
         except UserError as error:
-            of_shape = f"{shape[0]} x {shape[1]} " if shape[1] else ""
+            of_shape = f"{shape[0]} x {shape[1]} " if shape[1:] else ""
             raise UserError(
                 f"the checkpoint was trained with fixed {of_shape}{embed_type} label embeddings, which are not in it: "
                 f"put them at {own}, or mend this: {error}"
             ) from None
-    if shape[1] not in (None, embeddings.shape[1]):
-        raise UserError(
-            f"{source} are vectors of {embeddings.shape[1]} numbers, but the checkpoint was trained with {shape[1]}"
-        )
+    width = embeddings.shape[1]
+    if shape[1:] not in ((), (width,)):
+        raise UserError(f"{source} are vectors of {width} numbers, but the checkpoint was trained with {shape[1]}")
     return embeddings
 
 
 def _check_grid(model: PatchModel, settings: TrainSettings, state: dict, source: Path) -> None:
     """UserError where a checkpoint was trained on another grid of patches than its settings give."""
-    height, width = model.head.grid
-    shape = getattr(state.get("head.position_map"), "shape", ())
-    if len(shape) == 4 and tuple(shape[2:]) != (height, width):
+    (height, width), shape = model.head.grid, _shape(state, "head.position_map")
+    if len(shape) == 4 and shape[2:] != (height, width):
         trained = f"; it fits --image-size {settings.image_size * shape[2] // height}" if shape[2] == shape[3] else ""
         raise UserError(
             f"{source} was trained on a grid of {shape[2]} x {shape[3]} patches, but config.yaml (image_size "

@@ -65,17 +65,15 @@ class EncoderLayer(nn.Module):
         self.contract = nn.Linear(FEEDFORWARD_SIZE, feat_dim)
         self.attention_norm = nn.LayerNorm(feat_dim)
         self.feedforward_norm = nn.LayerNorm(feat_dim)
-        self.dropout_attention = nn.Dropout(DROPOUT)
-        self.dropout_inside = nn.Dropout(DROPOUT)
-        self.dropout_feedforward = nn.Dropout(DROPOUT)
+        self.dropout = nn.Dropout(DROPOUT)
         self.normalize_before = normalize_before
 
     def attend(self, x: Tensor, position: Tensor | None) -> Tensor:
         placed = x if position is None else x + position
-        return self.dropout_attention(self.attention(placed, placed, x, need_weights=False)[0])
+        return self.dropout(self.attention(placed, placed, x, need_weights=False)[0])
 
     def feed(self, x: Tensor) -> Tensor:
-        return self.dropout_feedforward(self.contract(self.dropout_inside(functional.relu(self.expand(x)))))
+        return self.dropout(self.contract(self.dropout(functional.relu(self.expand(x)))))
 
     def forward(self, x: Tensor, position: Tensor | None) -> Tensor:
         """(B, P, D) -> (B, P, D); position: (P, D) or None."""
@@ -99,14 +97,8 @@ class PatchEncoder(nn.Module):
         return x
 
 
-class ObjectClassifier(nn.Module):
-    """One weight vector and one bias a label: (B, L, D) -> (B, L)."""
-
-    def __init__(self, label_count: int, feat_dim: int):
-        super().__init__()
-        bound = 1 / math.sqrt(feat_dim)
-        self.weight = nn.Parameter(torch.empty(label_count, feat_dim).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(label_count).uniform_(-bound, bound))
+class ObjectClassifier(nn.Linear):
+    """One weight vector and one bias a label, each for its own object: (B, L, D) -> (B, L)."""
 
     def forward(self, objects: Tensor) -> Tensor:
         return (objects * self.weight).sum(-1) + self.bias
@@ -214,7 +206,7 @@ class SGREHead(nn.Module):
         self.encoder = PatchEncoder(feat_dim, num_heads, num_layers, normalize_before)
         if branches != "patch":
             self.inter_modal = InterModalAttention(feat_dim, embed_dim)
-            self.object_classifier = ObjectClassifier(label_count, feat_dim)
+            self.object_classifier = ObjectClassifier(feat_dim, label_count)
         if branches == "both":
             self.intra_modal = IntraModalAttention(feat_dim)
         if branches != "object":
@@ -245,6 +237,4 @@ class SGREHead(nn.Module):
 
 def random_label_embeddings(label_count: int, embed_dim: int = 768) -> nn.Parameter:
     """Trained label embeddings (L, T), Kaiming-uniform with a = sqrt(5), drawn from torch's generator."""
-    embeddings = nn.Parameter(torch.empty(label_count, embed_dim))
-    nn.init.kaiming_uniform_(embeddings, a=math.sqrt(5))
-    return embeddings
+    return nn.Linear(embed_dim, label_count, bias=False).weight

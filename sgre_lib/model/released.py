@@ -6,9 +6,11 @@ the file.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from functools import cache
+from pathlib import Path
 
 import timm
 import torch
@@ -17,10 +19,13 @@ from torch import Tensor
 
 from ..base.errors import UserError
 from .backbones import timm_name
-from .released_names import FAMILIES, HEAD_NAMES, rename, shift_downsample
+from .checkpoints import is_plain_tensor, read_checkpoint
+from .released_names import FAMILIES, HEAD_NAMES, rename, shift_downsample, whole_names
 
 ABN_EPS = 1e-5
 """TResNet's in-place activated batch norm scales by abs(weight) + this."""
+
+LOG = logging.getLogger("sgre_lib.experiment")
 
 
 class ConvertedState(dict):
@@ -29,6 +34,22 @@ class ConvertedState(dict):
     def __init__(self) -> None:
         super().__init__()
         self.left_out: dict[str, str] = {}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint under this project's names, whoever wrote it; of a last.pth the moving average."""
+    state = read_checkpoint(path)
+    if isinstance(state.get("average"), dict):
+        state = state["average"]
+    if not is_released(state):
+        return state
+    try:
+        state = convert_released(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    for key, reason in state.left_out.items():
+        LOG.info("%s: %s is left out: %s", path, key, reason)
+    return state
 
 
 def is_released(state: dict) -> bool:
@@ -48,105 +69,80 @@ def convert_released(state_dict: dict[str, Tensor]) -> ConvertedState:
     """
     if not isinstance(state_dict, dict) or not state_dict:
         raise UserError("a released checkpoint is a dictionary of named tensors, and not empty")
-    entries: dict[str, Tensor] = {}
-    keys: dict[str, str] = {}  # name of an entry -> its key in the file
     for key, value in state_dict.items():
-        _check_entry(key, value)
-        name = key.removeprefix("module.")
-        if name in entries:
-            raise _twice(key)
-        entries[name], keys[name] = value, key
-    family = _find_family(entries, keys)
-    result = ConvertedState()
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"a released checkpoint holds named tensors, but {key!r} is a {type(value).__name__}")
+        if not is_plain_tensor(value):
+            raise UserError(f"the checkpoint's {key!r} is not a tensor of plain numbers")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():  # a view that repeats a few
+            raise UserError(f"the checkpoint's {key!r} claims {value.numel()} numbers and holds fewer")
+    state, result = dict(state_dict), ConvertedState()
+    family = _find_family(state)
+    pairs = whole_names(family)
     if family == "swin":
-        _unbend_position_index(entries, keys, result)
+        _unbend_position_index(state, result)
     # As timm tells them apart: only the old names of Swin have a downsample in the first stage.
-    shift = int("backbone.layers.0.downsample.reduction.weight" in entries)
-    for name, value in entries.items():
-        key, ours = keys[name], _convert_name(name, family, shift)
+    shift = int(any(key.endswith("backbone.layers.0.downsample.reduction.weight") for key in state))
+    for key, value in state.items():
+        name = key.removeprefix("module.")
+        ours = rename(name, pairs)
         if ours is None:
-            if key not in result.left_out:
-                result.left_out[key] = _reason_to_leave_out(family, name, value, key)
+            result.left_out.setdefault(key, _reason_to_leave_out(family, key, value))
             continue
+        ours = shift_downsample(ours, shift)
         if ours in result:
-            raise _twice(key)
-        if re.fullmatch(r"head\.intra_modal\.\w+\.linear\.weight", ours) and value.dim() == 3:
+            raise UserError(
+                f"the checkpoint has {key!r} twice, under two names (with and without module., or old and new)"
+            )
+        if re.fullmatch(r"net\d\.0\.weight", name) and value.dim() == 3:
             value = value.squeeze(-1)
-        if family == "tresnet" and ours.startswith("backbone.") and ours.endswith(".bn.weight"):
-            value = value.abs() + ABN_EPS
-        result[ours] = value
+        result[ours] = value.abs() + ABN_EPS if family == "tresnet" and ours.endswith(".bn.weight") else value
     if family == "tresnet":
-        for ours in [ours for ours in result if ours.startswith("backbone.") and ours.endswith(".bn.running_mean")]:
+        for ours in [ours for ours in result if ours.endswith(".bn.running_mean")]:
             # In-place ABN counts no batches. With a fixed momentum the counter takes no part in anything.
             result.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     return result
 
 
-def _check_entry(key: str, value: Tensor) -> None:
-    """UserError for what no state dict holds: sparse tensors, or views that repeat a few numbers without end."""
-    if not isinstance(key, str) or not isinstance(value, Tensor):
-        raise UserError(f"a released checkpoint holds named tensors, but {key!r} is a {type(value).__name__}")
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
-        raise UserError(f"the checkpoint's {key!r} is not a tensor of plain numbers")
-    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise UserError(f"the checkpoint's {key!r} claims {value.numel()} numbers and holds fewer")
-
-
-def _twice(key: str) -> UserError:
-    return UserError(f"the checkpoint has {key!r} twice, under two names (with and without module., or old and new)")
-
-
-def _find_family(entries: dict[str, Tensor], keys: dict[str, str]) -> str | None:
+def _find_family(state: dict[str, Tensor]) -> str | None:
     """The family of a released backbone, told by its names; None where there is only a head."""
-    first = next((keys[name] for name in entries if name.startswith("backbone.")), None)
-    signs = {name: family.sign[0] for name, family in FAMILIES.items()}
-    found = next((name for name, sign in signs.items() if f"backbone.{sign}" in entries), None)
+    keys = {key.removeprefix("module."): key for key in state}
+    first = next((key for name, key in keys.items() if name.startswith("backbone.")), None)
+    found = next((name for name, family in FAMILIES.items() if f"backbone.{family.sign}" in keys), None)
     if first is not None and found is None:
         raise UserError(
             f"the checkpoint's backbone is no ResNet, TResNet, ViT or Swin under their released names: it has no "
-            f"{', '.join(signs.values())}; its first key is {first!r}"
+            f"{', '.join(family.sign for family in FAMILIES.values())}; its first key is {first!r}"
         )
     return found
 
 
-def _convert_name(name: str, family: str | None, shift: int) -> str | None:
-    """Our name of a released entry; None where it has none. shift: of the stages of Swin's downsampling."""
-    if not name.startswith("backbone."):
-        ours = rename(name, HEAD_NAMES)
-        return ours and f"head.{ours}"
-    ours = rename(name.removeprefix("backbone."), FAMILIES[family].names)
-    return ours and f"backbone.{shift_downsample(ours, shift)}"
-
-
-def _reason_to_leave_out(family: str | None, name: str, value: Tensor, key: str) -> str:
+def _reason_to_leave_out(family: str | None, key: str, value: Tensor) -> str:
     """Why a released entry has no place in the model; UserError where none is known, or where it is another table."""
-    for pattern, reason in FAMILIES[family].left_out if name.startswith("backbone.") else ():
-        if rename(name.removeprefix("backbone."), (pattern,)) is None:
-            continue
-        if name.endswith("attn_mask") and not _is_attention_mask(value):
-            raise UserError(f"the checkpoint's {key!r} is not the mask of a Swin with shifted windows")
-        if name.endswith("filt") and not _is_binomial(value):
+    name = key.removeprefix("module.backbone.").removeprefix("backbone.")
+    patterns = FAMILIES[family].left_out if family and name != key.removeprefix("module.") else {}
+    reason = next((reason for pattern, reason in patterns.items() if rename(name, ((pattern, pattern),))), None)
+    if reason is None:
+        raise UserError(f"the checkpoint has a key that SGRE's release does not have: {key!r}")
+    if name.endswith("attn_mask") and not _is_attention_mask(value):
+        raise UserError(f"the checkpoint's {key!r} is not the mask of a Swin with shifted windows")
+    if name.endswith("filt"):
+        row = torch.tensor([0.25, 0.5, 0.25])
+        # The moving average drifts by rounding.
+        same = value.shape[1:] == (1, 3, 3) and torch.allclose(value.float(), row[:, None] * row, atol=1e-3)
+        if not same:
             raise UserError(f"the checkpoint's {key!r} is not TResNet's 3 x 3 binomial filter")
-        return reason
-    raise UserError(f"the checkpoint has a key that SGRE's release does not have: {key!r}")
-
-
-def _is_binomial(filt: Tensor) -> bool:
-    row = torch.tensor([0.25, 0.5, 0.25])
-    # The moving average drifts by rounding.
-    return filt.shape[1:] == (1, 3, 3) and torch.allclose(filt.float(), (row[:, None] * row).expand_as(filt), atol=1e-3)
+    return reason
 
 
 def _is_attention_mask(mask: Tensor) -> bool:
     """Whether (windows, w * w, w * w) is timm's mask of shifted w x w windows on a square map."""
-    if mask.dim() != 3 or mask.shape[1] != mask.shape[2]:
+    if mask.dim() != 3 or mask.numel() == 0:
         return False
     window, count = math.isqrt(mask.shape[1]), math.isqrt(mask.shape[0])
-    if window**2 != mask.shape[1] or count**2 != mask.shape[0] or window * count == 0:
-        return False
     computed = swin_tables(window, window * count, shifted=True)[1]
     # -100 and -101 both end as zero after the softmax: the moving average drifts by rounding.
-    return computed is not None and torch.allclose(mask.float(), computed, atol=1.0)
+    return computed is not None and computed.shape == mask.shape and torch.allclose(mask.float(), computed, atol=1.0)
 
 
 @cache
@@ -161,31 +157,32 @@ def swin_tables(window: int, side: int, *, shifted: bool) -> tuple[Tensor, Tenso
     return block.attn.relative_position_index, block.attn_mask
 
 
-def _unbend_position_index(entries: dict[str, Tensor], keys: dict[str, str], result: ConvertedState) -> None:
+def _unbend_position_index(state: dict[str, Tensor], result: ConvertedState) -> None:
     """Check Swin's position indices; where the moving average has bent one, put it into the bias table instead.
 
     The release averages every entry of the state dict, and an average of equal integers that falls short of them by
     rounding is cut to the next lower one: with some decays (0.9, not the published ones) an index v ends as v - 1. The
     bias in effect is table[index], so the table that the model needs is the old one read at the bent index.
     """
-    for name in [name for name in entries if name.endswith(".relative_position_index")]:
-        index, key = entries[name], keys[name]
-        place = name.removesuffix("index") + "bias_table"
-        table = entries.get(place, torch.empty(0))
-        window = math.isqrt(index.shape[0]) if index.dim() == 2 else 0
-        fits = window > 0 and tuple(index.shape) == (window**2, window**2) and not index.is_floating_point()
-        fits = fits and table.dim() == 2 and len(table) == (2 * window - 1) ** 2
-        if not fits or index.amin() < 0 or index.amax() >= len(table):
+    for key in [key for key in state if key.endswith(".relative_position_index")]:
+        index, place = state[key], key.removesuffix("index") + "bias_table"
+        table = state.get(place, torch.empty(0))
+        window = math.isqrt(len(index)) if index.dim() == 2 else 0
+        own = window > 0 and index.shape == (window**2, window**2) and not index.is_floating_point()
+        own = own and table.dim() == 2 and len(table) == (2 * window - 1) ** 2
+        own = own and bool(index.amin() >= 0) and bool(index.amax() < len(table))
+        if own:
+            computed = swin_tables(window, window, shifted=False)[0]
+            bent = torch.empty(len(table), dtype=torch.long)
+            bent[computed.flatten()] = index.flatten().long()
+            own = torch.equal(bent[computed], index)
+        if not own:
             raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
-        computed = swin_tables(window, window, shifted=False)[0]
-        if torch.equal(index, computed):
-            continue
-        bent = torch.empty(len(table), dtype=torch.long)
-        bent[computed.flatten()] = index.flatten().long()
-        if not torch.equal(bent[computed], index):
-            raise UserError(f"the checkpoint's {key!r} is not the position index of a Swin window")
-        entries[place] = table[bent]
-        result.left_out[key] = "bent by the moving average of integers; relative_position_bias_table is read through it"
+        if not torch.equal(index, computed):
+            state[place] = table[bent]
+            result.left_out[key] = (
+                "bent by the moving average of integers; relative_position_bias_table is read through it"
+            )
 
 
 def export_released(state_dict: dict[str, Tensor], arch: str) -> ConvertedState:
@@ -198,42 +195,31 @@ def export_released(state_dict: dict[str, Tensor], arch: str) -> ConvertedState:
     mode. The authors' ViT and Swin also carry their ImageNet classifier (`head.*`), which nothing uses; none is made up.
     Raises UserError for another backbone, another head than the whole SGRE head, and an unknown key.
     """
-    family = _family_of(arch)
-    state = dict(state_dict)
-    if f"backbone.{FAMILIES[family].sign[1]}" not in state:
-        raise UserError(f"this state dict is not of {arch}: it has no backbone.{FAMILIES[family].sign[1]}")
-    for pair in HEAD_NAMES:
-        if not set("#*") & set(pair[1]) and pair[1] != "label_embeddings" and f"head.{pair[1]}" not in state:
-            raise UserError(f"only the whole SGRE head has released names: this state dict has no head.{pair[1]}")
-    if family == "tresnet":
-        state = _express_scales(state)
-    result = ConvertedState()
-    for key, value in state.items():
-        part, _, name = key.partition(".")
-        if family == "tresnet" and part == "backbone" and name.endswith(".num_batches_tracked"):
-            result.left_out[key] = "in-place activated batch norm counts no batches"
-            continue
-        if part == "backbone":
-            source = shift_downsample(name, -1) if family == "swin" else name
-            theirs = rename(source, FAMILIES[family].names, reverse=True)
-            if theirs is not None:
-                theirs = "backbone." + (_deepen(theirs, state) if family == "tresnet" else theirs)
-        else:
-            theirs = rename(name, HEAD_NAMES, reverse=True) if part == "head" else None
-        if theirs is None:
-            raise UserError(f"the release has no name for {key!r}")
-        result["module." + theirs] = value[..., None] if re.fullmatch(r"net\d\.0\.weight", theirs) else value
-    if family == "swin":
-        _add_swin_tables(result, state["head.position_map"].shape[-1])
-    return result
-
-
-def _family_of(arch: str) -> str:
     module = timm.model_entrypoint(timm_name(arch).partition(".")[0]).__module__.rpartition(".")[2]
     family = {"vision_transformer": "vit", "swin_transformer": "swin"}.get(module, module)
     if family not in FAMILIES:
         raise UserError(f"the release has no backbone like {arch}: it has ResNet, TResNet, ViT and Swin")
-    return family
+    pairs = whole_names(family)
+    sign = rename(f"backbone.{FAMILIES[family].sign}", pairs)
+    if sign not in state_dict:
+        raise UserError(f"this state dict is not of {arch}: it has no {sign}")
+    for _, ours in HEAD_NAMES:
+        if not set("#*") & set(ours) and ours != "label_embeddings" and f"head.{ours}" not in state_dict:
+            raise UserError(f"only the whole SGRE head has released names: this state dict has no head.{ours}")
+    state, result = _express_scales(state_dict) if family == "tresnet" else state_dict, ConvertedState()
+    for key, value in state.items():
+        if family == "tresnet" and key.startswith("backbone.") and key.endswith(".num_batches_tracked"):
+            result.left_out[key] = "in-place activated batch norm counts no batches"
+            continue
+        theirs = rename(shift_downsample(key, -1) if family == "swin" else key, pairs, reverse=True)
+        if theirs is None:
+            raise UserError(f"the release has no name for {key!r}")
+        if family == "tresnet":
+            theirs = _deepen(theirs, state)
+        result[f"module.{theirs}"] = value[..., None] if re.fullmatch(r"net\d\.0\.weight", theirs) else value
+    if family == "swin":
+        _add_swin_tables(result, state["head.position_map"].shape[-1])
+    return result
 
 
 def _deepen(name: str, state: dict[str, Tensor]) -> str:
@@ -241,11 +227,11 @@ def _deepen(name: str, state: dict[str, Tensor]) -> str:
 
     That is where a stage after the first halves the map: in its first block, the 3x3 convolution before the last one.
     """
-    match = re.fullmatch(r"(body\.layer([2-9])\.0)\.conv(\d)\.(.+)", name)
+    match = re.fullmatch(r"(backbone\.body\.layer[2-9]\.0)\.conv(\d)\.(.+)", name)
     if not match:
         return name
-    halving = "2" if f"backbone.{match[1]}.conv3.conv.weight" in state else "1"
-    return f"{match[1]}.conv{match[3]}.0.{match[4]}" if match[3] == halving else name
+    halving = "2" if f"{match[1]}.conv3.conv.weight" in state else "1"
+    return f"{match[1]}.conv{match[2]}.0.{match[3]}" if match[2] == halving else name
 
 
 def _express_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,16 +10,15 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-Pairs = tuple[str | tuple[str, str], ...]
-"""(released name, ours) of entries; a single name is the same on both sides. `#` stands for a number, `*` for a leaf."""
+Pairs = tuple[tuple[str, str], ...]
+"""(released name, ours) of entries. `#` stands for a number, `*` for a leaf."""
 
 LEAVES = "weight|bias|running_mean|running_var|num_batches_tracked"
 
 HEAD_NAMES: Pairs = (
     ("position_embedding.pe", "position_map"),
     ("embeddings", "label_embeddings"),
-    ("encoder.layers.#.self_attn.in_proj_weight", "encoder.layers.#.attention.in_proj_weight"),
-    ("encoder.layers.#.self_attn.in_proj_bias", "encoder.layers.#.attention.in_proj_bias"),
+    ("encoder.layers.#.self_attn.in_proj_*", "encoder.layers.#.attention.in_proj_*"),
     ("encoder.layers.#.self_attn.out_proj.*", "encoder.layers.#.attention.out_proj.*"),
     ("encoder.layers.#.linear1.*", "encoder.layers.#.expand.*"),
     ("encoder.layers.#.linear2.*", "encoder.layers.#.contract.*"),
@@ -32,44 +31,46 @@ HEAD_NAMES: Pairs = (
     ("fc.*", "object_classifier.*"),
     ("fc2.0.*", "patch_classifier.hidden.*"),
     ("fc2.3.*", "patch_classifier.output.*"),
-    ("net1.0.weight", "intra_modal.query.linear.weight"),
-    ("net2.0.weight", "intra_modal.key.linear.weight"),
-    ("net3.0.weight", "intra_modal.value.linear.weight"),
-    ("net4.0.weight", "intra_modal.context.linear.weight"),
-    ("net1.1.*", "intra_modal.query.norm.*"),
-    ("net2.1.*", "intra_modal.key.norm.*"),
-    ("net3.1.*", "intra_modal.value.norm.*"),
-    ("net4.1.*", "intra_modal.context.norm.*"),
+    *(
+        (f"net{number}.{theirs}", f"intra_modal.{block}.{ours}")
+        for number, block in enumerate(("query", "key", "value", "context"), 1)
+        for theirs, ours in (("0.weight", "linear.weight"), ("1.*", "norm.*"))
+    ),
 )
 
 
 class Family(NamedTuple):
     """How one family of backbones is named.
 
-    sign: (released name, timm 1.x name) of an entry that every member has and no other family. left_out: (pattern of
-    released names that have no place in the model, why).
+    sign: the released name of an entry that every member has and no other family. names: pairs; a single name is the
+    same on both sides. left_out: released names that have no place in the model, and why.
     """
 
-    sign: tuple[str, str]
-    names: Pairs
-    left_out: tuple[tuple[str, str], ...]
+    sign: str
+    names: tuple[str | tuple[str, str], ...]
+    left_out: dict[str, str]
 
+
+CLASSIFIER = "the backbone's own classifier"
+
+FILTER = "the anti-aliasing filter, which the model computes itself"
 
 FAMILIES = {
     "resnet": Family(
-        sign=("layer1.0.conv1.weight", "layer1.0.conv1.weight"),
+        sign="layer1.0.conv1.weight",
+        # conv1.#: a stem of several layers, as timm's smaller relatives have.
         names=(
             "conv1.weight",
-            "conv1.#.*",  # a stem of several layers, as timm's smaller relatives have
+            "conv1.#.*",
             "bn1.*",
             "layer#.#.conv#.weight",
             "layer#.#.bn#.*",
             "layer#.#.downsample.#.*",
         ),
-        left_out=(("fc.*", "the backbone's own classifier"),),
+        left_out={"fc.*": CLASSIFIER},
     ),
     "tresnet": Family(
-        sign=("body.conv1.0.weight", "body.conv1.conv.weight"),
+        sign="body.conv1.0.weight",
         names=(
             ("body.conv1.0.weight", "body.conv1.conv.weight"),
             ("body.conv1.1.*", "body.conv1.bn.*"),
@@ -82,14 +83,14 @@ FAMILIES = {
             ("body.layer#.#.downsample.#.1.*", "body.layer#.#.downsample.#.bn.*"),
             "body.layer#.#.se.fc#.*",
         ),
-        left_out=(
-            ("head.fc.*", "the backbone's own classifier"),
-            ("body.layer#.#.conv#.1.op.filt", "the anti-aliasing filter, which the model computes itself"),
-            ("body.layer#.#.conv#.1.filt", "the anti-aliasing filter, which the model computes itself"),
-        ),
+        left_out={
+            "head.fc.*": CLASSIFIER,
+            "body.layer#.#.conv#.1.op.filt": FILTER,
+            "body.layer#.#.conv#.1.filt": FILTER,
+        },
     ),
     "vit": Family(
-        sign=("blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.weight"),
+        sign="blocks.0.attn.qkv.weight",
         names=(
             "cls_token",
             "pos_embed",
@@ -100,13 +101,10 @@ FAMILIES = {
             "blocks.#.mlp.fc#.*",
             "norm.*",
         ),
-        left_out=(
-            ("head.*", "the backbone's own classifier"),
-            ("pre_logits.fc.*", "a layer of the backbone's own classifier"),
-        ),
+        left_out={"head.*": CLASSIFIER, "pre_logits.fc.*": "a layer of the backbone's own classifier"},
     ),
     "swin": Family(
-        sign=("layers.0.blocks.0.attn.qkv.weight", "layers.0.blocks.0.attn.qkv.weight"),
+        sign="layers.0.blocks.0.attn.qkv.weight",
         names=(
             "patch_embed.proj.*",
             "patch_embed.norm.*",
@@ -119,34 +117,34 @@ FAMILIES = {
             "layers.#.downsample.reduction.weight",
             "norm.*",
         ),
-        left_out=(
-            ("head.*", "the backbone's own classifier"),
-            ("layers.#.blocks.#.attn.relative_position_index", "a table that the model computes from its window"),
-            ("layers.#.blocks.#.attn_mask", "a table that the model computes from its windows"),
-        ),
+        left_out={
+            "head.*": CLASSIFIER,
+            "layers.#.blocks.#.attn.relative_position_index": "a table that the model computes from its window",
+            "layers.#.blocks.#.attn_mask": "a table that the model computes from its windows",
+        },
     ),
 }
 """The four families of backbones in the release, by the name of their module in timm (`vit` is vision_transformer)."""
 
 
+def whole_names(family: str | None) -> Pairs:
+    """The pairs of a model with a backbone of this family, `backbone.*` and ours with `head.*`; None: of a head alone."""
+    head = [(theirs, f"head.{ours}") for theirs, ours in HEAD_NAMES]
+    pairs = [(pair, pair) if isinstance(pair, str) else pair for pair in (FAMILIES[family].names if family else ())]
+    return (*head, *((f"backbone.{theirs}", f"backbone.{ours}") for theirs, ours in pairs))
+
+
 @cache
-def _compile(pairs: Pairs, reverse: bool = False) -> tuple[tuple[re.Pattern, str], ...]:
-    """Patterns and replacements from pairs of names."""
-    compiled = []
-    for pair in pairs:
-        source, target = (pair, pair) if isinstance(pair, str) else pair[::-1] if reverse else pair
-        pattern = re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", f"({LEAVES})")
-        groups = iter(range(1, 9))
-        compiled.append((re.compile(pattern), re.sub(r"[#*]", lambda _, numbers=groups: rf"\{next(numbers)}", target)))
-    return tuple(compiled)
+def _pattern(name: str) -> re.Pattern:
+    return re.compile(re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", f"({LEAVES})"))
 
 
 def rename(name: str, pairs: Pairs, *, reverse: bool = False) -> str | None:
     """The other side's name of an entry, by pairs as in `HEAD_NAMES`; None where no pair fits."""
-    for pattern, replacement in _compile(pairs, reverse):
-        match = pattern.fullmatch(name)
-        if match:
-            return match.expand(replacement)
+    for pair in pairs:
+        source, target = pair[::-1] if reverse else pair
+        if match := _pattern(source).fullmatch(name):
+            return re.sub("[#*]", "{}", target).format(*match.groups())
     return None
 
 
@@ -155,4 +153,4 @@ def shift_downsample(name: str, by: int) -> str:
 
     timm 0.5 and 0.6 merged patches at the end of a stage, timm 1.x does at the start of the next.
     """
-    return re.sub(r"^layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + by}.downsample.", name)
+    return re.sub(r"\.layers\.(\d+)\.downsample\.", lambda match: f".layers.{int(match[1]) + by}.downsample.", name)

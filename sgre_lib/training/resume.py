@@ -18,8 +18,8 @@ from ..base.provenance import code_version, package_versions
 from ..base.settings import MachineSettings, TrainSettings, option_flag
 from ..datasets.prepared import PreparedDataset
 from ..model.build import PatchModel, count_parameters
-from ..model.checkpoints import load_state, read_checkpoint
-from ..model.released import convert_released, is_released
+from ..model.checkpoints import load_state
+from ..model.released import read_weights
 from .processes import Processes, started_by_torchrun
 from .progress import LOG
 
@@ -70,10 +70,7 @@ def load_pretrained(model: nn.Module, file: str) -> None:
     of a model with the same backbone and head.
     """
     source = find_file(file)
-    state = read_checkpoint(source)
-    state = state.get("average", state)
-    if is_released(state):
-        state = convert_released(state)
+    state = read_weights(source)
     own, embeddings = model.state_dict(), "head.label_embeddings"
     parts = (*CLASSIFIERS, "head.position_map")  # a position map follows from the grid
     if getattr(state.get(embeddings), "shape", None) != getattr(own.get(embeddings), "shape", None):

@@ -56,7 +56,7 @@ def encode(layer: EncoderLayer, x: Tensor, position: Tensor | None) -> Tensor:
     """A post-norm or pre-norm transformer encoder layer; its attention returns its weights, as by default."""
     inner = layer.attention_norm(x) if layer.normalize_before else x
     placed = inner if position is None else inner + position
-    x = x + layer.dropout_attention(layer.attention(placed, placed, inner)[0])
+    x = x + layer.dropout(layer.attention(placed, placed, inner)[0])
     x = x if layer.normalize_before else layer.attention_norm(x)
     x = x + layer.feed(layer.feedforward_norm(x) if layer.normalize_before else x)
     return x if layer.normalize_before else layer.feedforward_norm(x)
