@@ -3,8 +3,6 @@
 B images, L labels, P patches, D features, T numbers of a label embedding, A = 1024 attention size.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

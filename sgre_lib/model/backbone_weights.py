@@ -1,7 +1,5 @@
 """Weights of a backbone from a local file, whatever names its tensors have."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Feature width, grid and the image sizes that fit are asked of the model itself, 
 `meta` device, where shapes are computed and numbers are not, answers before weights are fetched or built.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 from pathlib import Path
@@ -20,21 +18,15 @@ from .backbone_weights import load_backbone_weights
 from .checkpoints import reason_of
 
 ARCHITECTURES = {
-    "resnet18": "resnet18.tv_in1k",
-    "resnet34": "resnet34.tv_in1k",
-    "resnet50": "resnet50.tv_in1k",
-    "resnet101": "resnet101.tv_in1k",
-    "resnet152": "resnet152.tv_in1k",
-    "tresnet_m": "tresnet_m.miil_in1k_448",
-    "tresnet_l": "tresnet_l.miil_in1k_448",
-    "tresnet_xl": "tresnet_xl.miil_in1k_448",
+    **{f"resnet{depth}": f"resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101, 152)},
+    **{f"tresnet_{size}": f"tresnet_{size}.miil_in1k_448" for size in ("m", "l", "xl")},
     "tresnet_l21k": "tresnet_v2_l.miil_in21k",
-    "vit_base_patch16_224": "vit_base_patch16_224.augreg_in21k_ft_in1k",
-    "vit_base_patch16_224_in21k": "vit_base_patch16_224.augreg_in21k",
-    "vit_large_patch16_224": "vit_large_patch16_224.augreg_in21k_ft_in1k",
-    "vit_large_patch16_224_in21k": "vit_large_patch16_224.augreg_in21k",
-    "swin_base_patch4_window12_384_in22k": "swin_base_patch4_window12_384.ms_in22k",
-    "swin_large_patch4_window12_384_in22k": "swin_large_patch4_window12_384.ms_in22k",
+    **{f"vit_{size}_patch16_224": f"vit_{size}_patch16_224.augreg_in21k_ft_in1k" for size in ("base", "large")},
+    **{f"vit_{size}_patch16_224_in21k": f"vit_{size}_patch16_224.augreg_in21k" for size in ("base", "large")},
+    **{
+        f"swin_{size}_patch4_window12_384_in22k": f"swin_{size}_patch4_window12_384.ms_in22k"
+        for size in ("base", "large")
+    },
 }
 """The paper's names -> the timm model with the same weights. Any other name is given to timm as it is."""
 
@@ -106,9 +98,8 @@ def make_backbone(
         ) from None
     if weights is not None:
         load_backbone_weights(backbone, weights)
-    for name, parameter in backbone.named_parameters():
-        if name in outline.idle:
-            parameter.requires_grad_(False)
+    for name in outline.idle:
+        backbone.get_parameter(name).requires_grad_(False)
     return backbone, PatchFeatures(outline.layout, outline.prefix_tokens, rm_cls), outline.feat_dim, outline.grid
 
 
@@ -150,15 +141,14 @@ def outline_backbone(arch: str, *, image_size: int, output_stride: int | None = 
         ) from None
 
 
-def _outline(name: str, image_size: int, options: dict[str, Any]) -> Outline:
-    for device in ("meta", "cpu"):
-        try:
-            return _measure(name, image_size, options, device)
-        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
-            # Some models of older timm versions compute numbers while they are built, which `meta` tensors do not have.
-            if device == "cpu" or not (isinstance(error, RuntimeError) and "meta" in str(error)):
-                raise _Unfit(reason_of(error)) from None
-    raise AssertionError("unreachable")
+def _outline(name: str, image_size: int, options: dict[str, Any], device: str = "meta") -> Outline:
+    try:
+        return _measure(name, image_size, options, device)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        # Some models of older timm versions compute numbers while they are built, which `meta` tensors do not have.
+        if device == "meta" and isinstance(error, RuntimeError) and "meta" in str(error):
+            return _outline(name, image_size, options, "cpu")
+        raise _Unfit(reason_of(error)) from None
 
 
 def _measure(name: str, image_size: int, options: dict[str, Any], device: str) -> Outline:
@@ -188,14 +178,11 @@ def _construct(name: str, image_size: int, options: dict[str, Any]) -> tuple[nn.
     while True:
         try:
             return timm.create_model(name, pretrained=False, **options), options
-        except TypeError as error:
-            if "img_size" not in str(error) or "img_size" not in options:
+        except (TypeError, AssertionError, ValueError) as error:
+            refused = "img_size" if isinstance(error, TypeError) else "global_pool"
+            if refused not in options or (isinstance(error, TypeError) and refused not in str(error)):
                 raise
-            options = {key: value for key, value in options.items() if key != "img_size"}
-        except (AssertionError, ValueError):
-            if "global_pool" not in options:
-                raise
-            options = {key: value for key, value in options.items() if key != "global_pool"}
+            del options[refused]
 
 
 def _check_tiling(backbone: nn.Module, image_size: int) -> None:

@@ -1,7 +1,5 @@
 """Heads that SGRE is compared with."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """`build_model`: a backbone and a head, from settings."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Checkpoints: reading that executes nothing, writing that cannot be cut in half, loading that leaves nothing open."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import warnings
@@ -71,7 +69,9 @@ def write_checkpoint(path: str | Path, content: dict[str, Any], *, keep: Path | 
 
 def is_plain_tensor(value: Any) -> bool:
     """Whether an entry of a state dict is a tensor of numbers that lie in memory as its shape says."""
-    return isinstance(value, Tensor) and not (value.layout != torch.strided or value.is_quantized or value.is_complex())
+    return (
+        isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_complex())
+    )
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

@@ -1,7 +1,5 @@
 """torch.compile where it works, the model as it is where it does not."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -13,8 +13,6 @@ A folder from the paper's authors has config.yaml and checkpoints/best_ema_model
 label embeddings are then taken from the prepared dataset.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

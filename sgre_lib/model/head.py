@@ -3,8 +3,6 @@
 B images, L labels, P = H x W patches (row-major), D features, T numbers of a label embedding.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -15,11 +13,8 @@ from torch.nn import functional
 from .attention import InterModalAttention, IntraModalAttention
 
 FEEDFORWARD_SIZE = 2048
-
 DROPOUT = 0.1
-
 CLASSIFIER_DROPOUT = 0.5
-
 BRANCHES = ("both", "patch", "object")
 
 
@@ -129,10 +124,9 @@ class PatchClassifier(nn.Module):
             # Like amax's gradient: where several patches attain the maximum, each has an even part.
             part = attains / attains.sum(dim=1, keepdim=True)
             image, patch = attains.any(dim=2).nonzero(as_tuple=True)  # R chosen patches
-        keep = 1 - self.dropout.p if self.training else 1.0
-        chosen = _KnownActivation.apply(
-            x[image, patch], self.hidden.weight, self.hidden.bias, active[image, patch], 1 / keep
-        )
+        scale = 1 / (1 - self.dropout.p) if self.training else 1.0
+        known = active[image, patch]
+        chosen = _KnownActivation.apply(x[image, patch], self.hidden.weight, self.hidden.bias, known, scale)
         parts = self.output(chosen) * part[image, patch]
         return parts.new_zeros(len(x), parts.shape[1]).index_add(0, image, parts)
 

@@ -1,7 +1,5 @@
 """Mixed precision: which number type a block of the model computes in."""
 
-from __future__ import annotations
-
 import torch
 
 

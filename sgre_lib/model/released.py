@@ -4,8 +4,6 @@ A released file is the moving average's state dict under the names of `released_
 the file.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -4,8 +4,6 @@ Keys are `module.backbone.*`, and `module.*` for the head. ResNet has torchvisio
 and 0.6, TResNet those of its authors.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from typing import NamedTuple
@@ -52,8 +50,9 @@ class Family(NamedTuple):
 
 
 CLASSIFIER = "the backbone's own classifier"
-
 FILTER = "the anti-aliasing filter, which the model computes itself"
+BLOCK = ("norm#.*", "attn.qkv.*", "attn.proj.*", "mlp.fc#.*")
+"""A transformer block, of ViT and of Swin."""
 
 FAMILIES = {
     "resnet": Family(
@@ -91,16 +90,7 @@ FAMILIES = {
     ),
     "vit": Family(
         sign="blocks.0.attn.qkv.weight",
-        names=(
-            "cls_token",
-            "pos_embed",
-            "patch_embed.proj.*",
-            "blocks.#.norm#.*",
-            "blocks.#.attn.qkv.*",
-            "blocks.#.attn.proj.*",
-            "blocks.#.mlp.fc#.*",
-            "norm.*",
-        ),
+        names=("cls_token", "pos_embed", "patch_embed.proj.*", *(f"blocks.#.{part}" for part in BLOCK), "norm.*"),
         left_out={"head.*": CLASSIFIER, "pre_logits.fc.*": "a layer of the backbone's own classifier"},
     ),
     "swin": Family(
@@ -108,11 +98,7 @@ FAMILIES = {
         names=(
             "patch_embed.proj.*",
             "patch_embed.norm.*",
-            "layers.#.blocks.#.norm#.*",
-            "layers.#.blocks.#.attn.qkv.*",
-            "layers.#.blocks.#.attn.proj.*",
-            "layers.#.blocks.#.attn.relative_position_bias_table",
-            "layers.#.blocks.#.mlp.fc#.*",
+            *(f"layers.#.blocks.#.{part}" for part in (*BLOCK, "attn.relative_position_bias_table")),
             "layers.#.downsample.norm.*",  # the number is shifted, see `shift_downsample`
             "layers.#.downsample.reduction.weight",
             "norm.*",
