@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import UserError
 from .files import write_text
-from .settings import MachineSettings, Options, TrainSettings, check_value, coerce
+from .settings import MachineSettings, Options, TrainSettings
 
 RELEASED_NAMES = {"img_size": "image_size", "max_epoch": "epochs", "max_epochs": "epochs", "workers": "num_workers"}
 """Spellings seen in configurations of the authors' projects, and ours. Anything else unknown is kept aside."""
@@ -68,15 +67,11 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _take(defaults: Options, entries: dict[str, Any], path: Path) -> Options:
     """Settings from those of the entries that are theirs."""
-    values = {}
-    for item in fields(defaults):
-        if item.name in entries:
-            value = entries[item.name]
-            if isinstance(value, (list, dict, set, tuple, bytes)):
-                raise UserError(f"{path}: {item.name} is a {type(value).__name__}, not a single value")
-            values[item.name] = coerce(item, value)
-            try:
-                check_value(item, values[item.name])
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from None
-    return defaults.replace(**values)
+    values = {name: entries[name] for name in vars(defaults) if name in entries}
+    for name, value in values.items():
+        if isinstance(value, (list, dict, set, tuple, bytes)):
+            raise UserError(f"{path}: {name} is a {type(value).__name__}, not a single value")
+    try:
+        return Options.check(defaults.replace(**values))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

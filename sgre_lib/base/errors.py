@@ -22,11 +22,8 @@ class Stopped(SystemExit):
     """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state. Exit status 1. It says how to resume."""
 
     def __init__(self, message: str):
-        super().__init__(1)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
+        self.code = 1
 
 
 class LoaderDied(RuntimeError):

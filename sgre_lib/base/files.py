@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, fingerprints, and the lock on a folder."""
+"""Files that are either whole or absent, text and arrays read with an error that names the file, fingerprints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import io
 import json
 import math
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from .errors import UserError
 
@@ -35,17 +34,15 @@ def open_atomic(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, mode, **text) as file:
+        with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -62,12 +59,6 @@ def keep_previous(path: str | os.PathLike, previous: str | os.PathLike) -> None:
         os.replace(path, previous)
     else:
         os.replace(link, previous)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
@@ -100,8 +91,9 @@ def csv_text(header: Iterable[str], rows: Iterable[Iterable[Any]], digits: int |
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    rounds = digits is not None
-    writer.writerows([round(x, digits) if rounds and isinstance(x, float) else x for x in row] for row in rows)
+    if digits is not None:
+        rows = ([round(x, digits) if isinstance(x, float) else x for x in row] for row in rows)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -155,34 +147,3 @@ def fingerprint(parts: Iterable[bytes | str]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def folder_lock(folder: str | os.PathLike, purpose: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this thread alone, of all threads and processes on machines that share its disk.
-
-    Where another one has it: UserError that names its process and purpose, or (wait) until it is free. The system
-    frees the lock of a process that was killed at once: processes forked meanwhile close what they inherit of it.
-    """
-    path = Path(folder) / ".lock"
-
-    def sign(descriptor: int) -> None:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} ({purpose})\n".encode())
-
-    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o666 & ~_umask(), thread_local=False, on_acquired=sign)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder} is in use by {_holder(path)}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    """The line that the holder of a lock has left in its file."""
-    with contextlib.suppress(OSError):  # Windows lets nobody read it
-        return path.read_text(encoding="utf-8").strip() or "another process"
-    return "another process"

@@ -23,7 +23,8 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..base.files import fingerprint, folder_lock, open_atomic, write_json
+from ..base.files import fingerprint, open_atomic, write_json
+from ..base.lock import folder_lock
 from .convert import export_html
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..base.errors import UserError
-from ..base.files import fingerprint, folder_lock, write_text
+from ..base.files import fingerprint, write_text
+from ..base.lock import folder_lock
 from ..base.places import working_root
 from ..reports.convert import export_html
 from ..reports.folder import Page, make_folder, write_folder

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
-from ..base.files import folder_lock, write_array, write_json
+from ..base.files import write_array, write_json
+from ..base.lock import folder_lock
 from ..base.provenance import code_version, package_versions
 from ..base.settings import MachineSettings, TrainSettings
 from ..datasets.prepared import DATASET_NAMES, prepared_folder

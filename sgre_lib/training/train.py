@@ -18,7 +18,7 @@ import torch
 
 from ..base.device import choose_device
 from ..base.errors import Stopped, UserError
-from ..base.files import folder_lock
+from ..base.lock import folder_lock
 from ..base.places import find_file
 from ..base.settings import MachineSettings, TrainSettings, check_share, option_flag, option_words, split_settings
 from ..datasets.label_embeddings import read_label_embeddings

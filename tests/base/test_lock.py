@@ -14,14 +14,14 @@ import pytest
 from conftest import ROOT
 
 from sgre_lib import UserError
-from sgre_lib.base.files import folder_lock
+from sgre_lib.base.lock import folder_lock
 
 
 def hold_elsewhere(folder: Path, body: str) -> subprocess.Popen:
     """Another process that holds a folder's lock while it runs `body`; it has the lock when this returns."""
     lines = [
         "import multiprocessing, os, sys, time",
-        "from sgre_lib.base.files import folder_lock",
+        "from sgre_lib.base.lock import folder_lock",
         f"with folder_lock({str(folder)!r}, 'training'):",
         *(f"    {line}" for line in ("print('held', flush=True)", *body.splitlines())),
     ]

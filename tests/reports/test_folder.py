@@ -195,7 +195,7 @@ def test_a_folder_that_is_being_written_is_refused(given):
     out, pages, files = given
     write_folder(out, pages, files, progress=False)
     code = (
-        "import sys; from sgre_lib.base.files import folder_lock\nwith folder_lock(sys.argv[1], 'x'): print(); input()"
+        "import sys; from sgre_lib.base.lock import folder_lock\nwith folder_lock(sys.argv[1], 'x'): print(); input()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(out)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -314,7 +314,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, fake, capsys):
     folder = folder_of(table, tmp_path)
     folder.mkdir(parents=True)
     code = (
-        "import sys, time; from sgre_lib.base.files import folder_lock\n"
+        "import sys, time; from sgre_lib.base.lock import folder_lock\n"
         f"with folder_lock({str(folder)!r}, 'reproduce'): print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
@@ -546,7 +546,7 @@ def test_a_table_waits_for_the_process_that_writes_it(tmp_path, fake):
     folder = tmp_path / "results" / "t"
     folder.mkdir(parents=True)
     code = (
-        "import time; from sgre_lib.base.files import folder_lock\n"
+        "import time; from sgre_lib.base.lock import folder_lock\n"
         f"with folder_lock({str(folder)!r}, 'reproduce'): print('held', flush=True); time.sleep(2)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
