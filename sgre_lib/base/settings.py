@@ -6,11 +6,13 @@ command line, the notebooks, the tables and `config.yaml` (`base/config.py`) all
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from operator import gt, le, lt
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +66,7 @@ class TrainSettings(Options):
     # What is trained
     data: str = option("", "dataset name (data/<name>) or the path of a prepared folder", kind=str)
     model: str = option(
-        "mlic", "mlic is SGRE; gap is ours: global average pooling, one linear layer", choices=("mlic", "gap")
+        "mlic", "mlic: SGRE; gap, ours: global average pooling, a linear layer", choices=("mlic", "gap")
     )
     arch: str = option("resnet101", "backbone: a name of the release or any timm model", kind=str)
     pretrained: bool = option(True, "start from ImageNet weights (timm downloads them once)")
@@ -83,9 +85,7 @@ class TrainSettings(Options):
     normalize_before: bool = option(False, "pre-norm patch encoder")
     tau: float = option(1.0, "temperature of the alignment softmax", above=0)
     rm_cls: bool = option(False, "drop a ViT's class token (--pos does so by itself)")
-    branches: str = option(
-        "both", "ours, for the ablation: both, patch only or object only", choices=("both", "patch", "object")
-    )
+    branches: str = option("both", "ours, for the ablation: the branches it has", choices=("both", "patch", "object"))
     # The loss
     loss: str = option("asl", "asymmetric loss or mean binary cross-entropy", choices=("asl", "bce"))
     lamda: float = option(1.0, "weight of the object branch's loss", low=0)
@@ -194,10 +194,8 @@ def split_settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 def check_share(settings: TrainSettings, processes: int) -> None:
     """UserError where a batch does not divide by the processes and the parts that each of them takes."""
     if settings.batch_size % (processes * settings.accumulate):
-        parts = f"the {processes} processes" + (
-            f" x --accumulate {settings.accumulate}" if settings.accumulate > 1 else ""
-        )
-        raise UserError(f"--batch-size {settings.batch_size} is not a multiple of {parts}")
+        parts = f" x --accumulate {settings.accumulate}" if settings.accumulate > 1 else ""
+        raise UserError(f"--batch-size {settings.batch_size} is not a multiple of the {processes} processes{parts}")
 
 
 def check_limits(*, threshold: float | None = None, **counts: int | None) -> None:
@@ -226,39 +224,35 @@ def option_words(values: Mapping[str, Any]) -> list[str]:
     """The words of a command that say these settings."""
     words: list[str] = []
     for name, value in values.items():
-        flag = option_flag(name)
-        if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag[2:])
-        else:
-            words += [flag, str(value)]
+        flag = option_flag(name if value is not False else f"no_{name}")
+        words += [flag] if isinstance(value, bool) else [flag, str(value)]
     return words
 
 
 def check_value(item: dataclasses.Field, value: Any) -> None:
     """UserError where a value cannot be that of an option: its type, its choices, its bounds."""
-    rules, flag = item.metadata, option_flag(item.name)
+    rules, flag, kind = item.metadata, option_flag(item.name), option_kind(item)
     if value is None and item.default is None:
         return
-    kind = option_kind(item)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    right = {bool: isinstance(value, bool), str: isinstance(value, str), float: is_number}.get(
-        kind, is_number and float(value).is_integer()
-    )
-    if not right:
-        raise UserError(f"{flag} {value!r} is not {_KIND_NAMES[kind]}")
-    if is_number and value != value:
+    types, words = KINDS[kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and kind is not bool) or (kind is int and value % 1):
+        raise UserError(f"{flag} {value!r} is not {words}")
+    if value != value:
         raise UserError(f"{flag} is not a number")
     if "choices" in rules and value not in rules["choices"]:
         raise UserError(f"{flag} {value}: choose from {', '.join(map(str, rules['choices']))}")
-    if "low" in rules and value < rules["low"]:
-        raise UserError(f"{flag} {value} is below {rules['low']}")
-    if "high" in rules and value > rules["high"]:
-        raise UserError(f"{flag} {value} is above {rules['high']}")
-    if "above" in rules and value <= rules["above"]:
-        raise UserError(f"{flag} {value} must be above {rules['above']}")
+    for rule, (breaks, words) in BOUNDS.items():
+        if rule in rules and breaks(value, rules[rule]):
+            raise UserError(f"{flag} {value} {words} {rules[rule]}")
 
 
-_KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+KINDS = {
+    bool: (bool, "true or false"),
+    int: ((int, float), "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+}
+BOUNDS = {"low": (lt, "is below"), "high": (gt, "is above"), "above": (le, "must be above")}
 
 
 def option_kind(item: dataclasses.Field) -> type:
@@ -270,18 +264,11 @@ def coerce(item: dataclasses.Field, value: Any) -> Any:
     """`value` as the option's type where it says one unambiguously, else `value` unchanged for the check to refuse."""
     kind = option_kind(item)
     if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        text = value.strip()
-        if kind is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if kind in (int, float):
-            try:
-                value = float(text)
-            except ValueError:
-                return value
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return float(value) if kind is float and isinstance(value, int) else value
+        return os.fspath(value)
+    if kind is bool and isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower(), value)
+    if isinstance(value, {int: (str, float), float: (str, float, int)}.get(kind, ())) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            number = float(value)
+            return number if kind is float else int(number) if number.is_integer() else number
+    return value
