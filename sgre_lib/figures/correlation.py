@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .dataset import conditional_probability
-from .matrix import fill_matrix
+from .dataset import conditional_probability, fill_matrix
 from .style import percent, styled_figure, with_alt
 
 
@@ -37,8 +36,7 @@ def draw_correlation(labels: Sequence[str], correlation: np.ndarray, targets: np
     longest = max(len(label) for label in labels)
     beside = len(labels) > 100 or (len(labels) <= 30 and longest <= 16)
     ranks, ranks_relative = (f"{value:.2f}" if np.isfinite(value) else "-" for value in (plain, relative))
-    rows, columns = (1, 2) if beside else (2, 1)
-    with styled_figure(rows, columns, height=4.9 if beside else 12.0) as (figure, (left, right)):
+    with styled_figure(*((1, 2) if beside else (2, 1)), height=4.9 if beside else 12.0) as (figure, (left, right)):
         fill_matrix(left, labels, learned, "correlation", horizontal=beside)
         fill_matrix(right, labels, conditional_probability(targets), "P(column | row)", horizontal=beside)
         left.set_title("learned: share of the correlation that the\ncolumn gets where the row is there")
@@ -46,17 +44,15 @@ def draw_correlation(labels: Sequence[str], correlation: np.ndarray, targets: np
         if beside:
             right.set_yticks([])
     alt = f"Learned patch-label correlation beside label co-occurrence, {len(labels)} labels: "
-    if np.isfinite(plain):
-        alt += f"their rank correlation off the diagonal is {ranks}, and {ranks_relative} with column levels taken out"
-    else:
-        alt += "too few pairs of labels to compare them"
+    said = f"their rank correlation off the diagonal is {ranks}, and {ranks_relative} with column levels taken out"
+    alt += said if np.isfinite(plain) else "too few pairs of labels to compare them"
     if np.isfinite(learned).any():
         row, column = np.unravel_index(np.nanargmax(learned), learned.shape)
         alt += f"; the largest share is {labels[column]} given {labels[row]}, {percent(learned[row, column])} %"
     own = np.diag(correlation)
     if np.isfinite(own).any():
-        alt += f"; a label that is there gets {percent(float(np.nanmean(own)))} % itself"
-        alt += f" (even: {percent(1 / len(labels))} %)"
+        mean, even = percent(float(np.nanmean(own))), percent(1 / len(labels))
+        alt += f"; a label that is there gets {mean} % itself (even: {even} %)"
     return with_alt(figure, alt + ".")
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .matrix import draw_matrix
-from .style import percent, styled_figure, with_alt
+from .style import WIDTH, percent, picture_grid, styled_figure, with_alt
 
 
 def draw_photos(photos: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 4) -> Figure:
     """A contact sheet of photos, each under its caption."""
-    rows = -(-len(photos) // columns)
-    with styled_figure(rows, columns, height=2.0 * rows) as (figure, axes):
-        for ax in axes:
-            ax.set_axis_off()
+    with picture_grid(max(columns, len(photos)), columns, height=2.0, width=WIDTH) as (figure, axes):
         for ax, photo, caption in zip(axes, photos, captions, strict=False):
             ax.imshow(photo)
             ax.set_title(caption, fontsize=8, wrap=True)
@@ -51,12 +49,11 @@ def draw_cooccurrence(labels: Sequence[str], targets: np.ndarray) -> Figure:
     """Matrix of P(column label | row label); the diagonal is left blank. targets: (N, L)."""
     matrix = conditional_probability(targets)
     figure = draw_matrix(labels, matrix, "P(column | row)", "Which labels come together")
+    alt = "Matrix of label co-occurrence"
     if np.isfinite(matrix).any():
         row, column = np.unravel_index(np.nanargmax(matrix), matrix.shape)
-        strongest = f"; the strongest is {labels[column]} given {labels[row]}, {percent(matrix[row, column])} %"
-    else:
-        strongest = ""
-    return with_alt(figure, f"Matrix of label co-occurrence{strongest}.")
+        alt += f"; the strongest is {labels[column]} given {labels[row]}, {percent(matrix[row, column])} %"
+    return with_alt(figure, f"{alt}.")
 
 
 def draw_similarity(labels: Sequence[str], embeddings: np.ndarray) -> Figure:
@@ -66,5 +63,41 @@ def draw_similarity(labels: Sequence[str], embeddings: np.ndarray) -> Figure:
     np.fill_diagonal(matrix, np.nan)
     figure = draw_matrix(labels, matrix, "cosine similarity", "What the label names have to do with each other")
     row, column = np.unravel_index(np.nanargmax(matrix), matrix.shape)
-    pair = f"{labels[row]} and {labels[column]} ({matrix[row, column]:.2f})"
-    return with_alt(figure, f"Matrix of label similarities in the text model; the closest pair is {pair}.")
+    alt = f"Matrix of label similarities in the text model; the closest pair is {labels[row]} and {labels[column]}"
+    return with_alt(figure, f"{alt} ({matrix[row, column]:.2f}).")
+
+
+def draw_matrix(labels: Sequence[str], matrix: np.ndarray, unit: str, title: str) -> Figure:
+    """A figure of one matrix (L, L)."""
+    side = float(np.clip(0.22 * len(labels) + 1.5, 3.5, WIDTH))
+    with styled_figure(height=side, width=min(WIDTH, side + 1)) as (figure, (ax,)):
+        fill_matrix(ax, labels, matrix, unit)
+        ax.set_title(title)
+    return figure
+
+
+def fill_matrix(ax: Axes, labels: Sequence[str], matrix: np.ndarray, unit: str, *, horizontal: bool = False) -> None:
+    """Draw a matrix (L, L) over labels into axes; NaN stays blank. Above 100 labels no name is written.
+
+    horizontal: the colour bar lies below the matrix, where two of them stand side by side.
+    """
+    # Light is zero; one extreme pair must not wash out the rest.
+    top = float(np.nanpercentile(matrix, 99)) if np.isfinite(matrix).any() else 1.0
+    marked = labels if len(labels) <= 100 else False
+    seaborn.heatmap(
+        matrix,
+        ax=ax,
+        cmap="Blues",
+        vmin=min(0.0, float(np.nanmin(matrix, initial=0.0))),
+        vmax=top,
+        mask=np.isnan(matrix),
+        square=not horizontal,  # two squares and their bars in one row cannot be laid out tightly
+        xticklabels=marked,
+        yticklabels=marked,
+        cbar_kws={
+            "shrink": 0.7,
+            "label": unit + ("\n" if horizontal else " ") + f"(colour ends at the 99th percentile, {top:.2f})",
+            "location": "bottom" if horizontal else "right",
+        },
+    )
+    ax.tick_params(length=0, labelsize=8 if len(labels) <= 30 else 5)

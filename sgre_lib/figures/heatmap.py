@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from .style import WIDTH, styled_figure, with_alt
+from .style import WIDTH, picture_grid, styled_figure, with_alt
 
 
 def draw_heatmap(
@@ -32,15 +32,11 @@ def draw_heatmap(
     outcomes = [""] * len(labels)
     if present is not None:
         outcomes = [judge(score, truth, threshold) for score, truth in zip(scores, present, strict=True)]
-    panels = len(labels) + 1
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
+    columns = min(columns, len(labels) + 1)
+    rows = -(-(len(labels) + 1) // columns)
     width = min(WIDTH, 1.9 * columns + 0.6)
-    panel = (width - 0.6) / columns * photo.height / photo.width
-    with styled_figure(rows, columns, height=rows * (panel + 0.35) + (0.3 if title else 0.1), width=width) as (
-        figure,
-        axes,
-    ):
+    height = rows * ((width - 0.6) / columns * photo.height / photo.width + 0.35) + (0.3 if title else 0.1)
+    with styled_figure(rows, columns, height=height, width=width) as (figure, axes):
         for ax in axes:
             ax.set_axis_off()
         axes[0].imshow(photo)
@@ -51,9 +47,8 @@ def draw_heatmap(
         shown = None
         for ax, share, label, score, outcome in zip(axes[1:], shares, labels, scores, outcomes, strict=False):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-            smooth = np.asarray(
-                Image.fromarray(share.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
-            ).clip(0, top)
+            smooth = Image.fromarray(share.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
+            smooth = np.asarray(smooth).clip(0, top)
             shown = ax.imshow(smooth, cmap="magma", vmin=0, vmax=top, alpha=0.85 * np.sqrt(smooth / top))
             ax.set_title(f"{label} {score:.2f}\n{outcome}".rstrip(), fontsize=8)
         if shown is not None:
@@ -83,19 +78,13 @@ def draw_boxed_maps(
     maps: (H, W) each, any scale. boxes: (n, 4) each, in fractions x0, y0, x1, y1. Each panel has its own colour scale,
     from nothing to its peak. The patches are shown as they are measured: not smoothed.
     """
-    columns = min(columns, len(photos))
-    rows = -(-len(photos) // columns)
-    with styled_figure(rows, columns, height=2.15 * rows, width=min(WIDTH, 1.8 * columns)) as (figure, axes):
-        for ax in axes:
-            ax.set_axis_off()
+    with picture_grid(len(photos), columns, height=2.15, width=1.8) as (figure, axes):
         for ax, photo, one_map, of_label, caption in zip(axes, photos, maps, boxes, captions, strict=False):
             height, width = one_map.shape
-            ax.imshow(photo.convert("L"), cmap="gray", vmin=0, vmax=255, extent=(0, photo.width, photo.height, 0))
-            part = one_map / one_map.max()
-            ax.imshow(
-                part, cmap="magma", vmin=0, vmax=1, alpha=0.75 * np.sqrt(part), interpolation="nearest",
-                extent=(0, photo.width, photo.height, 0),
-            )  # fmt: skip
+            extent, part = (0, photo.width, photo.height, 0), one_map / one_map.max()
+            ax.imshow(photo.convert("L"), cmap="gray", vmin=0, vmax=255, extent=extent)
+            over = {"cmap": "magma", "vmin": 0, "vmax": 1, "interpolation": "nearest", "extent": extent}
+            ax.imshow(part, alpha=0.75 * np.sqrt(part), **over)
             for x0, y0, x1, y1 in of_label * [photo.width, photo.height, photo.width, photo.height]:
                 # Dark under light, so that the outline shows on any ground.
                 for colour, thickness in (("black", 3.0), ("white", 1.2)):
@@ -105,11 +94,8 @@ def draw_boxed_maps(
             for colour, thickness in (("black", 3.5), ("white", 1.5)):
                 ax.plot(*peak, "x", color=colour, markersize=7, markeredgewidth=thickness)
             ax.set_title(caption.replace("$", r"\$"), fontsize=8)
-    said = "; ".join(
-        f"{caption}, peak {describe_place(one)}".replace("\n", ", ")
-        for caption, one in zip(captions, maps, strict=True)
-    )
-    return with_alt(figure, f"Maps with the label's boxes: {said}.")
+    said = "; ".join(f"{caption}, peak {describe_place(one)}" for caption, one in zip(captions, maps, strict=True))
+    return with_alt(figure, f"Maps with the label's boxes: {said}.".replace("\n", ", "))
 
 
 def draw_failures(
@@ -121,12 +107,7 @@ def draw_failures(
     columns: int = 4,
 ) -> Figure:
     """Photos in a grid, each with the label it fails at, the label's score and what became of it (`judge`) below."""
-    columns = max(1, min(columns, len(photos)))
-    rows = max(1, -(-len(photos) // columns))
-    with styled_figure(rows, columns, height=2.1 * rows, width=min(WIDTH, 1.8 * columns)) as (figure, axes):
-        for ax in axes:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+    with picture_grid(len(photos), columns, height=2.1, width=1.8) as (figure, axes):
         for ax, photo, label, score, outcome in zip(axes, photos, labels, scores, outcomes, strict=False):
             ax.imshow(photo)
             ax.set_xlabel(f"{label} {score:.2f}\n{outcome}".replace("$", r"\$"), fontsize=8)
@@ -143,21 +124,18 @@ def draw_position_map(position_map: np.ndarray) -> Figure:
     with styled_figure(1, len(channels), height=1.9) as (figure, axes):
         for ax, channel in zip(axes, channels, strict=True):
             image = ax.imshow(position_map[channel], cmap="PuOr", vmin=-1, vmax=1)
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"channel {channel} ({'y' if channel < half else 'x'})")
+            ax.set(xticks=[], yticks=[], title=f"channel {channel} ({'y' if channel < half else 'x'})")
         figure.colorbar(image, ax=axes, shrink=0.8)
-    return with_alt(
-        figure,
+    alt = (
         f"Four of {len(position_map)} channels of the position map: the first half of the channels varies from top to "
-        "bottom, the second from left to right, later channels more slowly.",
     )
+    return with_alt(figure, alt + "bottom, the second from left to right, later channels more slowly.")
 
 
 def judge(score: float, present: bool, threshold: float) -> str:
     """What became of a label in an image: hit, missed, false alarm, or rightly absent."""
-    if present:
-        return "hit" if score >= threshold else "missed"
-    return "false alarm" if score >= threshold else "rightly absent"
+    outcomes = ("hit", "missed") if present else ("false alarm", "rightly absent")
+    return outcomes[0 if score >= threshold else 1]
 
 
 def describe_place(one_map: np.ndarray) -> str:

@@ -43,13 +43,11 @@ def draw_label_ap(
     xlabel = "AP, %" + ("" if len(shown) == len(labels) else f" ({len(shown)} of {len(labels)} labels)")
     title = textwrap.fill(said[0].replace(" +", "\xa0+").replace(" -", "\xa0-"), 80) if said else ""
     figure = _draw_marks(labels, shown, marks, header=1.1, columns=min(2, len(every)), xlabel=xlabel, title=title)
-    alt = f"Average precision of {len(labels)} labels: {first_name}"
+    ranges = "has no value"
     if np.isfinite(first).any():
         low, high = int(np.nanargmin(first)), int(np.nanargmax(first))
-        alt += f" ranges from {percent(first[low])} ({labels[low]}) to {percent(first[high])} ({labels[high]})"
-    else:
-        alt += " has no value"
-    alt = "; it is ".join([alt, *said]) + "."
+        ranges = f"ranges from {percent(first[low])} ({labels[low]}) to {percent(first[high])} ({labels[high]})"
+    alt = "; it is ".join([f"Average precision of {len(labels)} labels: {first_name} {ranges}", *said]) + "."
     return with_alt(figure, alt + ("" if len(shown) == len(labels) else f" {len(shown)} of the labels are shown."))
 
 
@@ -128,11 +126,8 @@ def _describe_gaps(labels: Sequence[str], first: np.ndarray, name: str, other: n
     if not compared.any():
         return f"not comparable with {name}"
     order = np.argsort(-gaps, kind="stable")[: int(compared.sum())]
-    gains = [f"{labels[i]} {100 * gaps[i]:+.1f}" for i in order[:2] if gaps[i] >= LEAST_GAP]
-    losses = [f"{labels[i]} {100 * gaps[i]:+.1f}" for i in order[::-1][:2] if gaps[i] <= -LEAST_GAP]
-    text = f"above {name} for {int((gaps > 0).sum())} of {int(compared.sum())} labels"
-    if gains:
-        text += f", most for {' and '.join(gains)}"
-    if losses:
-        text += f", below most for {' and '.join(losses)}"
+    text = f"above {name} for {int((gaps > 0).sum())} of {len(order)} labels"
+    for words, sign, ends in (("most for", 1, order[:2]), ("below most for", -1, order[::-1][:2])):
+        if named := [f"{labels[i]} {100 * gaps[i]:+.1f}" for i in ends if sign * gaps[i] >= LEAST_GAP]:
+            text += f", {words} {' and '.join(named)}"
     return text

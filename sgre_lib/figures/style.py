@@ -18,7 +18,6 @@ from ..base.files import open_atomic
 WIDTH = 7.0
 """Inches; a page's text width."""
 
-
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -38,6 +37,18 @@ def styled_figure(
     with matplotlib.rc_context(style.library.get("petroff10", {}) | STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
+
+
+@contextlib.contextmanager
+def picture_grid(count: int, columns: int, *, height: float, width: float) -> Iterator[tuple[Figure, np.ndarray]]:
+    """`styled_figure` of at least `count` bare axes for pictures, a row `height` inches high, a column `width` wide."""
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
+    with styled_figure(rows, columns, height=height * rows, width=min(WIDTH, width * columns)) as (figure, axes):
+        for ax in axes:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        yield figure, axes
 
 
 def with_alt(figure: Figure, alt: str) -> Figure:
