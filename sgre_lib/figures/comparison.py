@@ -28,11 +28,9 @@ def draw_comparison(
     texts = {name: percent(value) for name, value in rows.items()} | dict(texts or {})
     best = max(rows, key=lambda name: np.nan_to_num(rows[name], nan=-1.0))
     with styled_figure(height=0.42 * len(rows) + 0.9) as (figure, (ax,)):
-        names = list(rows)
-        for i, name in enumerate(names):
-            value = 100 * np.nan_to_num(rows[name])
+        for i, name in enumerate(rows):
+            end = value = 100 * np.nan_to_num(rows[name])
             ax.barh(i, value, color="C0" if name == best else "0.75")
-            end = value
             if name in intervals:
                 low, high = (100 * side for side in intervals[name])
                 ax.plot([low, high], [i, i], color="black", linewidth=1, marker="|", markersize=6)
@@ -42,16 +40,11 @@ def draw_comparison(
             ax.annotate(texts[name], (end, i), (4, 0), textcoords="offset points", va="center")
             if name in published:
                 ax.plot([100 * published[name]] * 2, [i - 0.45, i + 0.45], ":", color="black", linewidth=1)
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(rows)), list(rows))
         ax.invert_yaxis()
-        ax.set_xlim(0, 108)
-        notes = [f"line: {interval}"] * bool(intervals) + ["dotted: published"] * bool(published)
-        ax.set_xlabel(f"{metric}, %" + "".join(f"; {note}" for note in notes))
-        ax.set_title(f"{best}: {metric} {texts[best]}")
-    listed = ", ".join(
-        f"{name} {texts[name]}"
-        + (f" ({percent(intervals[name][0])} to {percent(intervals[name][1])})" if name in intervals else "")
-        for name in rows
-    )
+        notes = f"; line: {interval}" * bool(intervals) + "; dotted: published" * bool(published)
+        ax.set(xlim=(0, 108), xlabel=f"{metric}, %{notes}", title=f"{best}: {metric} {texts[best]}")
+    ranges = {name: f" ({percent(low)} to {percent(high)})" for name, (low, high) in intervals.items()}
+    listed = ", ".join(f"{name} {texts[name]}{ranges.get(name, '')}" for name in rows)
     brackets = f" In brackets: {interval}." if intervals else ""
     return with_alt(figure, f"Bar chart of {metric} in percent: {listed}. {best} is highest.{brackets}")

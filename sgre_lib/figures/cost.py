@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, StrMethodFormatter
-from matplotlib.transforms import Bbox, BboxBase
+from matplotlib.transforms import Bbox
 
 from .style import percent, styled_figure, with_alt
 
@@ -37,11 +37,8 @@ def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", met
     with styled_figure(height=3.8) as (figure, (ax,)):
         ours = to_hex("C0")  # the style's; a name would be looked up when the style is gone
         for point in drawn:
-            colour = "black" if point.published else ours
-            ax.plot(
-                point.cost, 100 * point.value, "D" if point.published else "o", color=colour,
-                markerfacecolor="none" if point.published else colour, markersize=6,
-            )  # fmt: skip
+            mark, colour, face = ("D", "black", "none") if point.published else ("o", ours, ours)
+            ax.plot(point.cost, 100 * point.value, mark, color=colour, markerfacecolor=face, markersize=6)
             if math.isfinite(point.low) and math.isfinite(point.high):
                 ax.vlines(point.cost, 100 * point.low, 100 * point.high, color=colour, linewidth=1)
         costs = [point.cost for point in drawn if point.cost > 0]
@@ -51,9 +48,8 @@ def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", met
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.margins(x=0.12, y=0.15)
-        ax.set(xlabel=cost + (" (logarithmic)" if logarithmic else ""), ylabel=f"{metric}, %")
+        ax.set(xlabel=cost + (" (logarithmic)" if logarithmic else ""), ylabel=f"{metric}, %", axisbelow=True)
         ax.grid(color="0.93")
-        ax.set_axisbelow(True)
         best = max(drawn, key=lambda point: point.value, default=None)
         if best is not None:
             ax.set_title(f"highest: {best.name}, {metric} {percent(best.value)} at {best.cost:.3g} {cost}")
@@ -79,21 +75,20 @@ def _name_points(ax: Axes, points: Sequence[CostPoint]) -> None:
     places = sides + [(dx, dy, ha) for dy in (9, -9, 18, -18) for dx, ha in ((7, "left"), (-7, "right"))]
     for number, point in enumerate(points):
         others = taken[:number] + taken[number + 1 :]
-        text = ax.annotate(
-            point.name + (" (published)" if point.published else ""), (point.cost, 100 * point.value), (0, 0),
-            textcoords="offset points", fontsize=8, va="center",
-        )  # fmt: skip
-        taken.append(_put(text, min(places, key=lambda place: _count_clashes(_put(text, place), others, ax.bbox))))
+        name = point.name + (" (published)" if point.published else "")
+        spot = (point.cost, 100 * point.value)
+        text = ax.annotate(name, spot, (0, 0), textcoords="offset points", fontsize=8, va="center")
+        best = min(places, key=lambda place: _put(text, place, others)[0])
+        taken.append(_put(text, best, others)[1])
 
 
-def _put(text: Annotation, place: tuple[float, float, str]) -> Bbox:
-    """Move a name to (dx, dy, alignment) from its point, in points, and return the box that it covers."""
+def _put(text: Annotation, place: tuple[float, float, str], others: Sequence[Bbox]) -> tuple[int, Bbox]:
+    """Move a name to (dx, dy, alignment) from its point, in points: how many boxes it covers there, and its own.
+
+    To leave the axes is worse than to cover any that are there.
+    """
     text.set_position(place[:2])
     text.set_horizontalalignment(place[2])
-    return text.get_window_extent()
-
-
-def _count_clashes(box: Bbox, others: Sequence[Bbox], inside: BboxBase) -> int:
-    """How many boxes a box covers; one that leaves the axes is worse than any that does not."""
+    box, inside = text.get_window_extent(), text.axes.bbox
     stays = inside.containsx(box.x0) and inside.containsx(box.x1)
-    return sum(box.overlaps(other) for other in others) + (0 if stays else 10)
+    return sum(box.overlaps(other) for other in others) + (0 if stays else 10), box

@@ -30,11 +30,8 @@ def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.nd
         ax.plot(100 * recalls, 100 * mean, linewidth=2)
         ax.set(xlabel="recall, %", ylabel="precision, %", xlim=(0, 100), ylim=(0, 102))
         ax.set_title(f"mean over {len(curves)} labels: {percent(mean[80])} % precision at 80 % recall")
-    return with_alt(
-        figure,
-        f"Precision over recall of {len(curves)} labels and their mean: {percent(mean[50])} % precision at 50 % recall, "
-        f"{percent(mean[80])} % at 80 %, {percent(mean[95])} % at 95 %.",
-    )
+    alt = f"Precision over recall of {len(curves)} labels and their mean: {percent(mean[50])} % precision at 50 % recall, "
+    return with_alt(figure, f"{alt}{percent(mean[80])} % at 80 %, {percent(mean[95])} % at 95 %.")
 
 
 class ThresholdCurves(Protocol):
@@ -53,20 +50,21 @@ def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshol
     used: `CF1` and `OF1` at `threshold`, as `evaluation.metrics.precision_recall` gives them. The best threshold, and
     the best one for each label, are chosen on these very images: more than one would get on others.
     """
-    thresholds = choice.thresholds
-    curves = {"CF1": choice.CF1, "OF1": choice.OF1}
+    thresholds, curves = choice.thresholds, {"CF1": choice.CF1, "OF1": choice.OF1}
     at_best = {name: int(values.argmax()) for name, values in curves.items()}
-    lost = {name: max(0.0, 100 * (curves[name].max() - np.nan_to_num(used[name]))) for name in curves}
+    highest = {name: float(values.max()) for name, values in curves.items()}
     own = {"CF1": choice.CF1_per_label, "OF1": choice.OF1_per_label}
+    lost, lost_to_own = (
+        {name: f"{max(0.0, 100 * (best[name] - np.nan_to_num(used[name]))):.1f}" for name in curves}
+        for best in (highest, own)
+    )
+    costs = " and ".join(f"{lost[name]} of {name}" for name in curves)
     with styled_figure(height=3.2, width=5) as (figure, (ax,)):
         # Names stand where the curves are far apart, away from the ends and from the dotted line.
         apart = np.where(np.abs(thresholds - threshold) < 0.1, 0, np.abs(choice.CF1 - choice.OF1))[5:95]
         spot = 5 + int(apart.argmax())
-        for name, mark in (("CF1", "-o"), ("OF1", "--s")):
-            values = curves[name]
-            (line,) = ax.plot(
-                thresholds, 100 * values, mark, markevery=[at_best[name]], markersize=7 if name == "CF1" else 4
-            )
+        for (name, values), mark, size in zip(curves.items(), ("-o", "--s"), (7, 4), strict=True):
+            (line,) = ax.plot(thresholds, 100 * values, mark, markevery=[at_best[name]], markersize=size)
             above = 1 if values[spot] == max(curve[spot] for curve in curves.values()) else -1
             leftwards = above if values[spot + 1] > values[spot - 1] else -above
             ax.annotate(
@@ -75,22 +73,15 @@ def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshol
             )  # fmt: skip
         ax.axvline(threshold, linestyle=":", color="black", linewidth=1)
         ax.set(xlabel="threshold (dotted: in use; marks: best)", ylabel="F1, %", xlim=(0, 1), ylim=(0, 100))
-        costs = " and ".join(f"{lost[name]:.1f} of {name}" for name in curves)
-        ax.set_title(
-            f"{threshold:g} costs {costs} against the best threshold,\n"
-            + " and ".join(f"{max(0.0, 100 * (own[name] - np.nan_to_num(used[name]))):.1f}" for name in curves)
-            + " against the best one for each label"
-        )
+        title = f"{threshold:g} costs {costs} against the best threshold,\n"
+        ax.set_title(title + " and ".join(lost_to_own.values()) + " against the best one for each label")
     alt = "; ".join(
-        f"{name} is {percent(used[name])} % at {threshold:g}, {percent(float(curves[name].max()))} % at the best single "
+        f"{name} is {percent(used[name])} % at {threshold:g}, {percent(highest[name])} % at the best single "
         f"threshold ({thresholds[at_best[name]]:.2f}) and {percent(own[name])} % with the best one for each label"
         for name in curves
     )
-    return with_alt(
-        figure,
-        f"F1 over the threshold: {alt}. So {threshold:g} costs {costs}, in points. The best ones are chosen on the "
-        "images that they are judged on.",
-    )
+    alt = f"F1 over the threshold: {alt}. So {threshold:g} costs {costs}, in points."
+    return with_alt(figure, f"{alt} The best ones are chosen on the images that they are judged on.")
 
 
 class ScoreBins(Protocol):
@@ -113,13 +104,12 @@ def draw_calibration(found: ScoreBins) -> Figure:
         top.vlines(found.mean_score, 100 * found.mean_score, 100 * found.frequency, color="0.7", linewidth=3, zorder=1)
         filled = found.counts > 0
         top.plot(found.mean_score[filled], 100 * found.frequency[filled], "o-", markersize=5)
-        top.set(ylabel="labels that are there, %", xlim=(0, 1), ylim=(-3, 103))
-        top.set_title(f"expected calibration error {percent(found.error)} points; dotted: as the score says")
+        title = f"expected calibration error {percent(found.error)} points; dotted: as the score says"
+        top.set(ylabel="labels that are there, %", xlim=(0, 1), ylim=(-3, 103), title=title)
         bottom.bar(centres[filled], found.counts[filled], width=0.9 * width, color="0.75")
         for centre, count in zip(centres[filled], found.counts[filled], strict=True):
             bottom.annotate(f"{count:,}", (centre, count), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-        bottom.set_yscale("log")
-        bottom.set_ylim(0.5, 8 * max(1, found.counts.max()))
+        bottom.set(yscale="log", ylim=(0.5, 8 * max(1, found.counts.max())))
         bottom.set(ylabel="scores", xlabel=f"score, in {len(centres)} bins of equal width")
         figure.align_ylabels()
     if not filled.any():

@@ -17,8 +17,7 @@ def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> 
     best = max(history, key=lambda row: row["ema_mAP"])
     with styled_figure(1, 2, height=2.6) as (figure, (left, right)):
         left.plot(epochs, [row["train_loss"] for row in history], marker="." if len(history) < 3 else None)
-        left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-        left.set_title("training loss")
+        left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None), title="training loss")
         ends = {key: 100 * history[-1][key] for key in ("mAP", "ema_mAP")}
         for key, name in (("mAP", "model"), ("ema_mAP", "moving average")):
             (line,) = right.plot(epochs, [100 * row[key] for row in history], marker="." if len(history) < 10 else None)
@@ -31,37 +30,33 @@ def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> 
         for ax in (left, right):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         right.margins(y=0.12)
-        right.set(xlabel="epoch", ylabel="test mAP, %")
-        right.set_title(f"best moving average: mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}")
+        reached = f"mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}"
+        right.set(xlabel="epoch", ylabel="test mAP, %", title=f"best moving average: {reached}")
         if title:
             figure.suptitle(title)
-    first, last = history[0], history[-1]
-    alt = (
-        f"Training curves{' of ' + title if title else ''}: loss falls from {first['train_loss']:.0f} to "
-        f"{last['train_loss']:.0f} over {len(history)} epochs; the moving average reaches "
-        f"mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}."
-    )
-    return with_alt(figure, alt)
+    losses = f"loss falls from {history[0]['train_loss']:.0f} to {history[-1]['train_loss']:.0f}"
+    alt = f"Training curves{' of ' + title if title else ''}: {losses} over {len(history)} epochs; the moving average"
+    return with_alt(figure, f"{alt} reaches {reached}.")
 
 
 def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """EMA mAP over epochs, one line a run, named at its end in the line's colour, in the order of the values."""
     with styled_figure(height=3.0) as (figure, (ax,)):
-        ends = {name: 100 * history[-1]["ema_mAP"] for name, history in histories.items() if history}
-        lowest = min(100 * history[0]["ema_mAP"] for history in histories.values() if history)
-        floor = 10 * math.floor(lowest / 10)
+        runs = {
+            name: [(row["epoch"], 100 * row["ema_mAP"]) for row in rows] for name, rows in histories.items() if rows
+        }
+        ends = {name: values[-1][1] for name, values in runs.items()}
+        floor = 10 * math.floor(min(values[0][1] for values in runs.values()) / 10)
         lines = {}
-        for name in ends:
-            epochs = [row["epoch"] for row in histories[name]]
-            values = [100 * row["ema_mAP"] for row in histories[name]]
-            (lines[name],) = ax.plot(epochs, values, marker="." if len(epochs) < 10 else None)
+        for name, values in runs.items():
+            (lines[name],) = ax.plot(*zip(*values, strict=True), marker="." if len(values) < 10 else None)
         # Names at line ends are moved apart where lines end close together, and down again from the top.
-        gap, order = 0.065 * (100 - floor), sorted(ends, key=lambda one: -ends[one])
+        gap = 0.065 * (100 - floor)
         spot = 100 + gap
-        for name in order:
+        for name in sorted(ends, key=lambda one: -ends[one]):
             spot = min(ends[name], spot - gap)
             ax.annotate(
-                f"{name} {ends[name]:.1f}", (histories[name][-1]["epoch"], spot), (6, 0), textcoords="offset points",
+                f"{name} {ends[name]:.1f}", (runs[name][-1][0], spot), (6, 0), textcoords="offset points",
                 va="center", color=lines[name].get_color(), fontsize=8, annotation_clip=False,
             )  # fmt: skip
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
