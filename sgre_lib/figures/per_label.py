@@ -36,7 +36,7 @@ def draw_label_ap(
     marks = []
     for number, (name, values) in enumerate(every.items()):
         finite = values[np.isfinite(values)]
-        mean = percent(float(finite.mean())) if len(finite) else "-"
+        mean = percent(float(finite.mean()) if len(finite) else None)
         over = "" if len(finite) == len(labels) else f" over {len(finite)} labels"
         hollow = {"markerfacecolor": "none", "color": "black"} if number >= len(ap) else {}
         marks.append((f"{name} (mAP {mean}{over})", values, {"marker": MARKERS[number % len(MARKERS)], **hollow}))
@@ -70,14 +70,12 @@ def draw_localisation(
     if below:
         finding += f", below for {', '.join(below[:4])}{', ...' if len(below) > 4 else ''}"
     means = {name: percent(float(np.nanmean(values))) for name, values in every.items()}
-    marks = [
-        (f"{name} (mean {means[name]})", values, {"marker": MARKERS[number % len(MARKERS)]})
-        for number, (name, values) in enumerate(every.items())
-    ]
-    marks[-1][2].update(marker="|", color="black", markersize=8, markeredgewidth=1.5)  # chance
+    at_chance = {"marker": "|", "color": "black", "markersize": 8, "markeredgewidth": 1.5}
+    looks = [{"marker": MARKERS[number % len(MARKERS)]} for number in range(len(found))] + [at_chance]
+    marks = [(f"{name} (mean {means[name]})", every[name], look) for name, look in zip(every, looks, strict=True)]
     axis = {"xlabel": f"{what}, %", "xlim": (-2, 102), "title": textwrap.fill(finding, 100)}
-    size = 8 if len(shown) <= 60 else 6
-    figure = _draw_marks(labels, shown, marks, header=1.2, columns=len(every), fontsize=size, **axis)
+    axis["fontsize"] = 8 if len(shown) <= 60 else 6
+    figure = _draw_marks(labels, shown, marks, header=1.2, columns=len(every), **axis)
     listed = ", ".join(f"{name} {mean}" for name, mean in means.items())
     return with_alt(figure, f"{what.capitalize()} of {measured} labels in percent: on average {listed}. {finding}.")
 

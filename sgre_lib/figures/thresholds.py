@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..evaluation.calibration import Reliability, ThresholdChoice
 from .style import percent, styled_figure, with_alt
 
 
@@ -34,17 +34,7 @@ def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.nd
     return with_alt(figure, f"{alt}{percent(mean[80])} % at 80 %, {percent(mean[95])} % at 95 %.")
 
 
-class ThresholdCurves(Protocol):
-    """What `evaluation.calibration.choose_thresholds` finds."""
-
-    thresholds: np.ndarray
-    CF1: np.ndarray
-    OF1: np.ndarray
-    CF1_per_label: float
-    OF1_per_label: float
-
-
-def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshold: float = 0.5) -> Figure:
+def draw_thresholds(choice: ThresholdChoice, used: Mapping[str, float], threshold: float = 0.5) -> Figure:
     """CF1 and OF1 at every threshold, and what the one in use costs against the best.
 
     used: `CF1` and `OF1` at `threshold`, as `evaluation.metrics.precision_recall` gives them. The best threshold, and
@@ -84,17 +74,7 @@ def draw_thresholds(choice: ThresholdCurves, used: Mapping[str, float], threshol
     return with_alt(figure, f"{alt} The best ones are chosen on the images that they are judged on.")
 
 
-class ScoreBins(Protocol):
-    """What `evaluation.calibration.measure_reliability` finds."""
-
-    edges: np.ndarray
-    counts: np.ndarray
-    mean_score: np.ndarray
-    frequency: np.ndarray
-    error: float
-
-
-def draw_calibration(found: ScoreBins) -> Figure:
+def draw_calibration(found: Reliability) -> Figure:
     """How often a label is there over its score, all images and labels together, and how many scores each bin has."""
     width = found.edges[1]
     centres = found.edges[:-1] + width / 2
