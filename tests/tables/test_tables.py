@@ -15,6 +15,7 @@ from conftest import ROOT
 from sgre_lib import UserError, read_results
 from sgre_lib.base.files import fingerprint
 from sgre_lib.evaluation.intervals import COLUMNS
+from sgre_lib.tables import declaration
 from sgre_lib.tables.declaration import Run, read_table, table_scales
 from sgre_lib.tables.formats import describe_choices, format_csv, format_html, format_markdown, result_cells
 from sgre_lib.tables.judge import RowResult, format_metric, judge_row
@@ -70,22 +71,30 @@ def test_rows_take_the_tables_parameters(write):
         ("lamda = 0.4", "lambda = 0.4", r"row 'A & B': unknown setting 'lambda': did you mean 'lamda'"),
         ("lr = 9e-5", "lr = 0", "--lr 0.0 must be above 0"),
         ('data = "mini"', 'data = "mini"\nexp_dir = "x"', "exp_dir belongs to the machine"),
-        ("mAP = 0.90", "mAP = 90", "mAP = 90 is not a fraction"),
-        ("mAP = 0.90", "MAP = 0.9", "unknown metric 'MAP'"),
+        ("mAP = 0.90", "mAP = 90", "published: mAP: 90 is not a fraction"),
+        ("mAP = 0.90", "MAP = 0.9", r"published: unknown entry 'MAP' \(known: mAP, CP,"),
         ('source = "the paper, table 2"', "", "needs its source"),
         ('name = "plain"', 'name = "A & B"', "two rows have the name"),
         ('name = "plain"', 'name = "a + b"', "two rows have the folder name 'a-b'"),
         ('than = "plain"', 'than = "nobody"', "'nobody', which is no row"),
         ('title = "T"', 'titel = "T"', "unknown entry 'titel'"),
         ('title = "T"', "title = ", "is not TOML"),
-        ('title = "T"', 'kind = "speed"', "kind 'speed': choose from accuracy, cost"),
+        ('title = "T"', 'kind = "speed"', "kind: 'speed' is not one of accuracy, cost"),
         ('title = "T"', 'kind = "cost"', "a cost table has no claims"),
-        ('title = "T"', "seeds = [0, -1]", r"seeds = \[0, -1\] is not a list of whole numbers"),
-        ('title = "T"', 'hours = "7"', "hours = '7' is not a number"),
+        ('title = "T"', "seeds = [0, -1]", "seeds: -1 is not a whole number from 0 on"),
+        ('title = "T"', 'hours = "7"', "hours: '7' is not a number"),
         ('title = "T"', "scale.mini.epochs = 3", r"\[scale.mini\]: unknown entry 'epochs'"),
         ('name = "plain"', 'name = "plain"\nours = ["tau"]', "ours names 'tau', which the row does not set"),
-        ('name = "plain"', 'name = "plain"\nscales = ["small"]', "scales must be some of paper, mini"),
-        ("values = { mAP = 0.83 }", "labels = { cat = 83 }", "ML-GCN': labels: cat = 83 is not a fraction"),
+        (
+            'name = "plain"',
+            'name = "plain"\nscales = ["small"]',
+            "row 'plain': scales: 'small' is not one of paper, mini",
+        ),
+        ("values = { mAP = 0.83 }", "labels = { cat = 83 }", "context row 'ML-GCN': labels: cat: 83 is not a fraction"),
+        ('name = "plain"', "", "row 2: name missing"),
+        ('better = "A & B"', "", "claim 1: better missing"),
+        ('title = "T"', "seeds = [1.0]", "seeds: 1.0 is not a whole number"),
+        ('title = "T"', 'baseline = "nobody"', "the baseline is 'nobody', which is no row"),
     ],
 )
 def test_mistakes_name_file_and_entry(write, old, new, message):
@@ -93,6 +102,19 @@ def test_mistakes_name_file_and_entry(write, old, new, message):
     with pytest.raises(UserError, match=message) as error:
         read_table(write(text), "mini" if "scale" in new else "paper")
     assert "t.toml" in str(error.value)
+
+
+def test_no_table_without_rows(write):
+    with pytest.raises(UserError, match=r"t\.toml: rows missing"):
+        read_table(write('title = "T"'))
+    with pytest.raises(UserError, match="seeds: -1 is not a whole number"):  # given, not declared
+        read_table(write(TEXT), seeds=[-1])
+
+
+def test_the_schema_knows_the_metrics():
+    known = json.loads(Path(declaration.__file__).with_name("table.schema.json").read_text())["definitions"]
+    assert tuple(known["metric"]["enum"]) == tuple(known["metrics"]["properties"]) == COLUMNS
+    assert set(known["parameters"]["properties"]) == set(declaration.COST_PARAMETERS)
 
 
 def test_mini_scale_changes_come_last(write):
@@ -160,7 +182,7 @@ def test_equal_parameters_are_one_run(write):
 def test_a_cost_row_needs_no_data(write):
     text = 'kind = "cost"\n[parameters]\nlabel_count = 20\nsteps = 0\n[[rows]]\nname = "r"\n'
     assert read_table(write(text)).rows[0].parameters == {"label_count": 20, "steps": 0}
-    with pytest.raises(UserError, match="label_count = 0 is not a whole number"):
+    with pytest.raises(UserError, match="parameters: label_count: 0 is not a whole number"):
         read_table(write(text.replace("20", "0")))
 
 
