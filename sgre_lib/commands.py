@@ -1,17 +1,15 @@
 """The command line: one verb for each library function, with the same parameter names.
 
-A verb is two functions side by side: one adds its options to its parser, one calls the library. `VERBS` lists them.
+A verb is a function that calls the library, under a decorator that says its name, purpose and options.
 Exit status: 0 done; 2 for a mistake of the user's (one line on stderr); 1 for anything else.
 """
-
-from __future__ import annotations
 
 import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any
 
 from . import __version__
 from .base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
@@ -22,30 +20,19 @@ from .base.settings import MachineSettings, TrainSettings, option_flag, option_k
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = make_parser()
     try:
-        options = vars(parser.parse_args(arguments))
+        options = vars(PARSER.parse_args(arguments))
         verb = options.pop("verb")
         if verb is None:
-            parser.print_help()
+            PARSER.print_help()
             return 0
-        return VERBS[verb].run(options) or 0
+        return VERBS[verb](options) or 0
     except UserError as error:
         print(f"sgre: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sgre: interrupted", file=sys.stderr)
         return 1
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = _Parser(prog="sgre", description=__doc__.splitlines()[0])
-    parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
-    for name, verb in VERBS.items():
-        verb.add_options(verbs.add_parser(name, help=verb.purpose))
-    return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,68 +59,103 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-# --- Options that several verbs have ---------------------------------------------------------------------------------
+PARSER = _Parser(prog="sgre", description=__doc__.splitlines()[0])
+PARSER.add_argument("--version", action="version", version=__version__, help="print the version and exit")
+VERB_PARSERS = PARSER.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+Run = Callable[[dict], int | None]
+
+VERBS: dict[str, Run] = {}
+"""The verbs, in the order of `sgre --help`: each gets its options by name and returns an exit status, None being 0."""
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+"""What `add_argument` of argparse takes: flags, and the rest by name."""
 
 
-def _add_data_root(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    add("--data-root", metavar="DIR", help="folder of raw datasets; default SGRE_DATA_ROOT, else data/raw")
+def _verb(purpose: str, *options: Option, machine: Sequence[Option] = (), ways: Sequence[Option] = ()):
+    """Make a function the verb of its name. machine: options of what computes. ways: options that exclude each other."""
+
+    def enter(run: Run) -> Run:
+        parser = VERB_PARSERS.add_parser(run.__name__[1:], help=purpose)
+        parts = [(parser, options)]
+        parts += [(parser.add_argument_group("what computes"), machine)] if machine else []
+        parts += [(parser.add_mutually_exclusive_group(), ways)] if ways else []
+        for part, some in parts:
+            for flags, rules in some:
+                part.add_argument(*flags, **rules)
+        VERBS[run.__name__[1:]] = run
+        return run
+
+    return enter
 
 
-def _add_experiment(verb: argparse.ArgumentParser, *, device: bool = True) -> None:
-    verb.add_argument("--exp-dir", required=True, metavar="DIR", help="experiment folder, ours or the authors'")
-    verb.add_argument("--data", help="dataset name or prepared folder; default the experiment's")
-    _add_data_root(verb)
-    if device:
-        verb.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+# --- Options of several verbs ----------------------------------------------------------------------------------------
 
 
-def _add_batches(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--batch-size", type=int, default=64, help="images at a time")
-    verb.add_argument("--num-workers", type=int, default=-1, help="image loading processes; -1: one a core, at most 8")
+def _option(flag: str, help: str, **rules: Any) -> Option:
+    return (flag,), {"help": help, **rules}
 
 
-def _add_threshold(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--threshold", type=float, default=0.5, help="score from which a label is predicted, 0..1")
+def _switch(flag: str, help: str, **rules: Any) -> Option:
+    return _option(flag, help, action="store_true", **rules)
 
 
-def _add_fields(verb: argparse.ArgumentParser, settings: type) -> None:
-    """One option for each field of settings; what is not said is not in the result."""
-    add, unsaid = verb.add_argument, {"default": argparse.SUPPRESS}
+UNSAID = {"default": argparse.SUPPRESS}  # what is not said is not in the result
+
+
+def _field_options(settings: type) -> list[Option]:
+    """One option for each field of settings."""
+    options = []
     for item in fields(settings):
         rules, kind = item.metadata, option_kind(item)
-        flags = [option_flag(item.name), *rules.get("also", ())]
         said = rules["help"] + ("" if str(item.default) in ("None", "False", "") else f" (default: {item.default})")
         if kind is bool:
-            add(*flags, action=argparse.BooleanOptionalAction if item.default else "store_true", help=said, **unsaid)
+            more = {"action": argparse.BooleanOptionalAction if item.default else "store_true"}
         else:
             more = {"choices": rules["choices"]} if "choices" in rules else {"metavar": kind.__name__.upper()}
-            add(*flags, dest=item.name, type=kind, help=said, **more, **unsaid)
+            more |= {"dest": item.name, "type": kind}
+        flags = option_flag(item.name), *rules.get("also", ())
+        options.append((flags, {"help": said, **UNSAID, **more}))
+    return options
 
 
-def _add_tables(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    add("tables", nargs="*", metavar="TABLE", help="names in experiments/tables, or .toml files; default: all")
-    add("--seeds", metavar="N,N,...", help="seeds of every row, instead of the table's")
-
-
-def _read_seeds(text: str | None) -> list[int] | None:
+def _read_seeds(text: str) -> list[int]:
     try:
-        return None if text is None else [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
 
 
-def _prepare_options(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    add("--data", required=True, help="dataset name; with --check also a prepared folder")
-    _add_data_root(verb)
-    add("--out", metavar="DIR", help="prepared folder to write; default data/<data>")
-    add("--skip-missing", action="store_true", help="leave out images the disk does not have, and record them")
-    what = "check the prepared folder, or else the raw dataset: lists, mask, every photo; writes nothing"
-    add("--check", action="store_true", help=what)
+DATA_ROOT = _option("--data-root", "folder of raw datasets; default SGRE_DATA_ROOT, else data/raw", metavar="DIR")
+EXPERIMENT = [
+    _option("--exp-dir", "experiment folder, ours or the authors'", required=True, metavar="DIR"),
+    _option("--data", "dataset name or prepared folder; default the experiment's"),
+    DATA_ROOT,
+    _option("--device", "auto, cpu, cuda or cuda:N", default="auto"),
+]
+BATCHES = [
+    _option("--batch-size", "images at a time", type=int, default=64),
+    _option("--num-workers", "image loading processes; -1: one a core, at most 8", type=int, default=-1),
+]
+THRESHOLD = _option("--threshold", "score from which a label is predicted, 0..1", type=float, default=0.5)
+NEVER_PREDICTED = "precision of a label that is never predicted, in CP (the release counts 1)"
+SCALES = {"choices": ("paper", "mini")}
+TABLES = [
+    _option("tables", "names in experiments/tables, or .toml files; default: all", nargs="*", metavar="TABLE"),
+    _option("--seeds", "seeds of every row, instead of the table's", type=_read_seeds, metavar="N,N,..."),
+]
+
+# --- Verbs -----------------------------------------------------------------------------------------------------------
 
 
+@_verb(
+    "turn a raw dataset into its prepared folder",
+    _option("--data", "dataset name; with --check also a prepared folder", required=True),
+    DATA_ROOT,
+    _option("--out", "prepared folder to write; default data/<data>", metavar="DIR"),
+    _switch("--skip-missing", "leave out images the disk does not have, and record them"),
+    _switch("--check", "check the prepared folder, or else the raw dataset: lists, mask, every photo; writes nothing"),
+)
 def _prepare(options: dict) -> int:
     from .datasets.prepare import check, describe_prepared, prepare
 
@@ -145,34 +167,34 @@ def _prepare(options: dict) -> int:
     return 0
 
 
-def _embed_options(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    add("--data", required=True, help="dataset name or prepared folder")
-    add("--embed-type", default="bert", choices=("bert", "sentence", "glove", "random"), help="what makes them")
-    add("--text-model", metavar="NAME", help="bert, sentence: local folder or hub name of the text encoder")
-    add("--glove-file", metavar="FILE", help="glove: text file of the vectors")
-    add("--out", metavar="FILE", help=".npy to write; default <prepared folder>/<embed type>.npy")
-
-
+@_verb(
+    "compute the label embeddings of a prepared dataset",
+    _option("--data", "dataset name or prepared folder", required=True),
+    _option("--embed-type", default="bert", choices=("bert", "sentence", "glove", "random"), help="what makes them"),
+    _option("--text-model", "bert, sentence: local folder or hub name of the text encoder", metavar="NAME"),
+    _option("--glove-file", "glove: text file of the vectors", metavar="FILE"),
+    _option("--out", ".npy to write; default <prepared folder>/<embed type>.npy", metavar="FILE"),
+)
 def _embed(options: dict) -> None:
     from .datasets.label_embeddings import embed
 
     print(f"wrote {embed(**options)}")
 
 
-def _train_options(verb: argparse.ArgumentParser) -> None:
-    _add_fields(verb, TrainSettings)
-    _add_fields(verb, MachineSettings)
-    add, unsaid = verb.add_argument, {"default": argparse.SUPPRESS}
-    add("--exp-dir", metavar="DIR", help="experiment folder; default experiments/<model>_<data>/exp<N>", **unsaid)
-    add("--resume", action="store_true", help="go on from what --exp-dir holds; start where it holds nothing", **unsaid)
-    for name in WITHOUT_EFFECT:
-        add(option_flag(name), type=int, metavar="INT", help="of the release, without effect there and here", **unsaid)
-
-
 WITHOUT_EFFECT = ("ema_epoch", "warmup_epoch")  # the released train.py has them and does not use them
 
 
+@_verb(
+    "train a model; writes an experiment folder",
+    *_field_options(TrainSettings),
+    *_field_options(MachineSettings),
+    _option("--exp-dir", "experiment folder; default experiments/<model>_<data>/exp<N>", metavar="DIR", **UNSAID),
+    _switch("--resume", "go on from what --exp-dir holds; start where it holds nothing", **UNSAID),
+    *(
+        _option(option_flag(name), "of the release, without effect there and here", type=int, metavar="INT", **UNSAID)
+        for name in WITHOUT_EFFECT
+    ),
+)
 def _train(options: dict) -> int:
     from .training.launch import recorded_end
     from .training.train import train
@@ -188,15 +210,14 @@ def _train(options: dict) -> int:
     return 0
 
 
-def _evaluate_options(verb: argparse.ArgumentParser) -> None:
-    _add_experiment(verb)
-    _add_batches(verb)
-    verb.add_argument("--threshold", type=float, help="score from which a label is predicted; default the experiment's")
-    verb.add_argument("--topk", type=int, help="k of top-k metrics and of prediction.txt; default the experiment's")
-    precision = "precision of a label that is never predicted, in CP (the release counts 1)"
-    verb.add_argument("--never-predicted", default="one", choices=("one", "zero"), help=precision)
-
-
+@_verb(
+    "score the test images; writes result.json and its companions",
+    *EXPERIMENT,
+    *BATCHES,
+    _option("--threshold", "score from which a label is predicted; default the experiment's", type=float),
+    _option("--topk", "k of top-k metrics and of prediction.txt; default the experiment's", type=int),
+    _option("--never-predicted", NEVER_PREDICTED, choices=("one", "zero"), default="one"),
+)
 def _evaluate(options: dict) -> None:
     from .evaluation.evaluate import evaluate
     from .evaluation.result_files import describe_metrics
@@ -205,45 +226,43 @@ def _evaluate(options: dict) -> None:
     print("\n".join(describe_metrics(metrics, metrics["labels"], metrics["topk"])))
 
 
-def _visualize_options(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    _add_experiment(verb)
-    add("--images", nargs="+", metavar="NAME", help="images by listed path, file name or stem; default: by rule")
-    add("--limit", type=int, default=10, help="how many images, where they are picked by rule")
-    add("--labels", default="present", help="present, predicted, or NAME,NAME,...")
-    _add_threshold(verb)
-
-
+@_verb(
+    "draw alignment maps of test images",
+    *EXPERIMENT,
+    _option("--images", "images by listed path, file name or stem; default: by rule", nargs="+", metavar="NAME"),
+    _option("--limit", "how many images, where they are picked by rule", type=int, default=10),
+    _option("--labels", "present, predicted, or NAME,NAME,...", default="present"),
+    THRESHOLD,
+)
 def _visualize(options: dict) -> None:
     from .heatmaps.visualize import visualize
 
-    for folder in visualize(**options):
-        print(folder)
+    print(*visualize(**options), sep="\n")
 
 
-def _localise_options(verb: argparse.ArgumentParser) -> None:
-    _add_experiment(verb)
-    verb.add_argument("--limit", type=int, help="the first so many test images only; default all")
-    _add_batches(verb)
-
-
+@_verb(
+    "measure where labels look, by the boxes of the test images",
+    *EXPERIMENT,
+    _option("--limit", "the first so many test images only; default all", type=int),
+    *BATCHES,
+)
 def _localise(options: dict) -> None:
     from .heatmaps.localise import describe_localisation, localise
 
     print("\n".join(describe_localisation(localise(**options))))
 
 
-def _predict_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or quoted patterns ('photos/*.jpg')")
-    _add_experiment(verb)
-    _add_threshold(verb)
-    verb.add_argument("--topk", type=int, help="at most so many labels an image; with --threshold 0 always so many")
-    verb.add_argument("--format", choices=("text", "json", "csv"), default="text", help="json has all labels' scores")
-    verb.add_argument("--out", metavar="FILE", help="write there; default the standard output")
-    verb.add_argument("--heatmaps", metavar="DIR", help="also draw one figure an image into this folder")
-    _add_batches(verb)
-
-
+@_verb(
+    "label photos of your own",
+    _option("images", "files, folders, or quoted patterns ('photos/*.jpg')", nargs="+", metavar="IMAGE"),
+    *EXPERIMENT,
+    THRESHOLD,
+    _option("--topk", "at most so many labels an image; with --threshold 0 always so many", type=int),
+    _option("--format", "json has all labels' scores", choices=("text", "json", "csv"), default="text"),
+    _option("--out", "write there; default the standard output", metavar="FILE"),
+    _option("--heatmaps", "also draw one figure an image into this folder", metavar="DIR"),
+    *BATCHES,
+)
 def _predict(options: dict) -> int:
     from .inference.predict import predict
     from .inference.predictions import describe_unreadable, format_predictions
@@ -264,13 +283,13 @@ def _predict(options: dict) -> int:
     return 2 if unreadable else 0
 
 
-def _export_options(verb: argparse.ArgumentParser) -> None:
-    _add_experiment(verb, device=False)
-    verb.add_argument("--out", required=True, metavar="FILE", help="the .onnx file to write")
-    verb.add_argument("--image-size", type=int, help="side of the square input, pixels; default the experiment's")
-    verb.add_argument("--opset", type=int, default=17, help="ONNX operator set, 14 to 20")
-
-
+@_verb(
+    "write the model as an ONNX file, checked against PyTorch",
+    *EXPERIMENT[:-1],
+    _option("--out", "the .onnx file to write", required=True, metavar="FILE"),
+    _option("--image-size", "side of the square input, pixels; default the experiment's", type=int),
+    _option("--opset", "ONNX operator set, 14 to 20", type=int, default=17),
+)
 def _export(options: dict) -> int:
     from .inference.export_onnx import ExportMismatch, describe_file, export_onnx
 
@@ -282,24 +301,23 @@ def _export(options: dict) -> int:
     return 0
 
 
-def _reproduce_options(verb: argparse.ArgumentParser) -> None:
-    add = verb.add_argument
-    _add_tables(verb)
-    scales = "real dataset (default), or the same rows on mini; --list and --verify: default both"
-    add("--scale", choices=("paper", "mini"), help=scales)
-    add("--only", nargs="+", metavar="ROW", help="run these rows only")
-    add("--force", action="store_true", help="run again what is done; the old is kept aside")
-    add("--jobs", type=int, default=1, help="runs side by side, one a GPU; of --slurm: tasks at a time")
-    add("--only-run", nargs="+", metavar="KEY", help="run only these, by key, and write no table")
-    add("--machine", metavar="FILE", help="TOML file of the options below, which win over it")
-    _add_fields(verb.add_argument_group("what computes"), MachineSettings)
-    ways = verb.add_mutually_exclusive_group()
-    ways.add_argument("--list", action="store_true", help="show tables with their state and cost, and stop")
-    ways.add_argument("--dry-run", action="store_true", help="show what would run, and its hours; writes nothing")
-    ways.add_argument("--verify", action="store_true", help="derive every number again from the stored scores")
-    ways.add_argument("--slurm", metavar="FILE", help="write a Slurm array script, one task a run, and stop")
-
-
+@_verb(
+    "run a table's rows through the notebooks; writes table and report",
+    *TABLES,
+    _option("--scale", "real dataset (default), or the same rows on mini; --list and --verify: default both", **SCALES),
+    _option("--only", "run these rows only", nargs="+", metavar="ROW"),
+    _switch("--force", "run again what is done; the old is kept aside"),
+    _option("--jobs", "runs side by side, one a GPU; of --slurm: tasks at a time", type=int, default=1),
+    _option("--only-run", "run only these, by key, and write no table", nargs="+", metavar="KEY"),
+    _option("--machine", "TOML file of the options below, which win over it", metavar="FILE"),
+    machine=_field_options(MachineSettings),
+    ways=(
+        _switch("--list", "show tables with their state and cost, and stop"),
+        _switch("--dry-run", "show what would run, and its hours; writes nothing"),
+        _switch("--verify", "derive every number again from the stored scores"),
+        _option("--slurm", "write a Slurm array script, one task a run, and stop", metavar="FILE"),
+    ),
+)
 def _reproduce(options: dict) -> int:
     tables, scale = options["tables"] or None, options["scale"]
     if options["list"]:
@@ -309,27 +327,21 @@ def _reproduce(options: dict) -> int:
         return 0
     if options["verify"]:
         return _verify(tables, scale)
-    seeds, machine = _read_seeds(options["seeds"]), _read_machine(options)
+    named = {item.name: options[item.name] for item in fields(MachineSettings) if item.name in options}
+    machine = (read_machine(options["machine"]) if options["machine"] else MachineSettings()).replace(**named).check()
+    chosen = {"only": options["only"], "force": options["force"], "runs": options["only_run"]}
     if options["dry_run"] or options["slurm"]:
-        return _plan(options, tables, scale or "paper", seeds, machine)
+        return _plan(options, tables, scale or "paper", machine, chosen)
     from .tables.reproduce import reproduce
 
     # A cluster ends a job with SIGTERM: as on Ctrl-C, training saves first.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    chosen = {name: options[name] for name in ("only", "force", "jobs")}
-    chosen |= {"runs": options["only_run"], "machine": machine}
-    results = reproduce(tables, scale=scale or "paper", seeds=seeds, **chosen)
+    chosen |= {"seeds": options["seeds"], "jobs": options["jobs"], "machine": machine}
+    results = reproduce(tables, scale=scale or "paper", **chosen)
     if options["only_run"]:
         runs = [run for result in results for row in result.rows for run in row.runs]
         return 1 if any(run.state != "done" for run in runs if run.run.key in options["only_run"]) else 0
     return 1 if any(result.failed or result.report_problem for result in results) else 0
-
-
-def _read_machine(options: dict) -> MachineSettings:
-    """What the options say of the machine, over what the file of `--machine` says."""
-    named = {item.name: options[item.name] for item in fields(MachineSettings) if item.name in options}
-    file = options["machine"]
-    return (read_machine(file) if file else MachineSettings()).replace(**named).check()
 
 
 def _verify(tables: list[str] | None, scale: str | None) -> int:
@@ -344,57 +356,28 @@ def _verify(tables: list[str] | None, scale: str | None) -> int:
     return 0 if right else 1
 
 
-def _plan(
-    options: dict, tables: list[str] | None, scale: str, seeds: list[int] | None, machine: MachineSettings
-) -> int:
+def _plan(options: dict, tables: list[str] | None, scale: str, machine: MachineSettings, chosen: dict) -> int:
     from .tables.plan import describe_plan, plan_runs, read_tables, results_folder
     from .tables.slurm import write_slurm
 
-    chosen = {"only": options["only"], "runs": options["only_run"], "force": options["force"]}
+    seeds, jobs = options["seeds"], options["jobs"]
     plan = plan_runs(read_tables(tables, scale, seeds), results_folder(), **chosen)
     if options["dry_run"]:
-        print(describe_plan(plan, options["jobs"]))
+        print(describe_plan(plan, jobs))
     else:
-        script = write_slurm(plan, options["slurm"], jobs=options["jobs"], seeds=seeds, machine=machine)
+        script = write_slurm(plan, options["slurm"], jobs=jobs, seeds=seeds, machine=machine)
         print(f"wrote {script}: {len(plan)} tasks")
     return 0
 
 
-def _report_options(verb: argparse.ArgumentParser) -> None:
-    _add_tables(verb)
-    verb.add_argument("--scale", choices=("paper", "mini"), help="only this one; default both")
-    verb.add_argument("--out", metavar="DIR", help="new, empty or earlier report folder; default experiments/report")
-
-
+@_verb(
+    "write all tables, runs and executed notebooks as one offline HTML folder",
+    *TABLES,
+    _option("--scale", "only this one; default both", **SCALES),
+    _option("--out", "new, empty or earlier report folder; default experiments/report", metavar="DIR"),
+)
 def _report(options: dict) -> None:
     from .tables.report import build_report
 
-    tables, seeds = options["tables"] or None, _read_seeds(options["seeds"])
-    print(build_report(options["out"], tables=tables, scale=options["scale"], seeds=seeds))
-
-
-class Verb(NamedTuple):
-    """purpose: a line of `sgre --help`. run: gets the options by name and returns an exit status, None being 0."""
-
-    purpose: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[dict], int | None]
-
-
-VERBS = {
-    "prepare": Verb("turn a raw dataset into its prepared folder", _prepare_options, _prepare),
-    "embed": Verb("compute the label embeddings of a prepared dataset", _embed_options, _embed),
-    "train": Verb("train a model; writes an experiment folder", _train_options, _train),
-    "evaluate": Verb("score the test images; writes result.json and its companions", _evaluate_options, _evaluate),
-    "visualize": Verb("draw alignment maps of test images", _visualize_options, _visualize),
-    "localise": Verb("measure where labels look, by the boxes of the test images", _localise_options, _localise),
-    "predict": Verb("label photos of your own", _predict_options, _predict),
-    "export": Verb("write the model as an ONNX file, checked against PyTorch", _export_options, _export),
-    "reproduce": Verb(
-        "run a table's rows through the notebooks; writes table and report", _reproduce_options, _reproduce
-    ),
-    "report": Verb(
-        "write all tables, runs and executed notebooks as one offline HTML folder", _report_options, _report
-    ),
-}
-"""The verbs, in the order of `sgre --help`."""
+    options["tables"] = options["tables"] or None
+    print(build_report(options.pop("out"), **options))

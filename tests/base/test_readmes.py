@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from sgre_lib import __version__
-from sgre_lib.commands import make_parser
+from sgre_lib.commands import PARSER
 
 READMES = [
     path
@@ -65,7 +65,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", READMES, ids=name)
 def test_commands_are_understood(page):
-    parser = make_parser()
+    parser = PARSER
     for words in commands(page.read_text(encoding="utf-8")):
         parser.parse_args(words)  # raises UserError, which names the mistake
 

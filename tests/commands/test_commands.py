@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY, run_sgre, train_words
 
 from sgre_lib.base.settings import MachineSettings, TrainSettings, make_machine, make_settings, split_settings
-from sgre_lib.commands import VERBS, main, make_parser
+from sgre_lib.commands import PARSER, VERBS, main
 
 
 def run(arguments, capsys) -> tuple[int, str]:
@@ -22,7 +22,7 @@ def without(options: dict, *names: str) -> dict:
 
 def test_the_published_command_parses():
     words = "train --model mlic --arch resnet101 --data voc2007 --loss asl --batch-size 128 --lr 0.00009 --lamda 0.1"
-    options = vars(make_parser().parse_args([*words.split(), "--ema-decay", "0.9983", "--pos", "-twd", "--rm-cls"]))
+    options = vars(PARSER.parse_args([*words.split(), "--ema-decay", "0.9983", "--pos", "-twd", "--rm-cls"]))
     settings = make_settings(**split_settings(without(options, "verb"))[0])
     assert (settings.lr, settings.ema_decay, settings.pos) == (9e-5, 0.9983, True)
     assert (settings.true_weight_decay, settings.rm_cls) == (True, True)
@@ -32,7 +32,7 @@ def test_the_published_command_parses():
 def test_settings_survive_the_command_line():
     settings = make_settings(data="x", lr=3e-4, pos=True, pretrained=False, output_stride=16)
     machine = make_machine(num_workers=0, tensorboard=True)
-    options = vars(make_parser().parse_args(["train", *settings.arguments(), *machine.arguments()]))
+    options = vars(PARSER.parse_args(["train", *settings.arguments(), *machine.arguments()]))
     of_training, of_machine = split_settings(without(options, "verb"))
     assert make_settings(**of_training) == settings
     assert make_machine(**of_machine) == machine
@@ -116,7 +116,7 @@ def test_help_of_each_verb_explains_each_option(verb, capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: sgre {verb} ")
-    (verbs,) = (action.choices for action in make_parser()._actions if action.dest == "verb")
+    (verbs,) = (action.choices for action in PARSER._actions if action.dest == "verb")
     for action in verbs[verb]._actions:
         assert action.help, action.dest
         assert all(flag in shown for flag in action.option_strings)

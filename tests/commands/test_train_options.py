@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from sgre_lib.base.settings import MachineSettings, TrainSettings
-from sgre_lib.commands import main, make_parser
+from sgre_lib.commands import PARSER, main
 
 RELEASED = {
     "--arch": "resnet101", "--batch-size": 64, "--clip": 0.0, "--data": "", "--ema-decay": 0.9997,
@@ -45,7 +45,7 @@ CHOICES = {
 
 def train_actions() -> dict[str, argparse.Action]:
     """The options of `sgre train` by flag."""
-    verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    verbs = next(a for a in PARSER._actions if isinstance(a, argparse._SubParsersAction))
     return {flag: action for action in verbs.choices["train"]._actions for flag in action.option_strings}
 
 
@@ -69,7 +69,7 @@ def test_the_option_list_is_frozen():
     ],
 )
 def test_what_is_said_and_nothing_else_is_passed_on(words, name, value):
-    options = vars(make_parser().parse_args(["train", *words.split()]))
+    options = vars(PARSER.parse_args(["train", *words.split()]))
     assert options == {"verb": "train", name: value}
 
 
