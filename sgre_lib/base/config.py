@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from .errors import UserError
 from .files import write_text
 from .settings import MachineSettings, Options, TrainSettings
@@ -23,7 +25,6 @@ class Config(NamedTuple):
 
 def write_config(path: Path, settings: TrainSettings, machine: MachineSettings, **derived: Any) -> None:
     """Write `config.yaml`: every setting of the training, then `machine:`, then `derived:`, for reading only."""
-    import yaml
 
     def dump(content: dict) -> str:
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -40,20 +41,6 @@ def read_config(path: Path) -> Config:
     apart. Paths in the file are returned as they stand and are not required to exist.
     Raises UserError where the file is missing, is not a mapping, or holds a value that cannot be.
     """
-    content = _read_mapping(path)
-    own = content.pop("machine", {})
-    entries = {RELEASED_NAMES.get(name, name): value for name, value in content.items()}
-    machine = _take(MachineSettings(), entries | (own if isinstance(own, dict) else {}), path)
-    settings = _take(TrainSettings(), entries, path)
-    if not isinstance(entries.get("data"), str) or not settings.data:
-        raise UserError(f"{path} does not say which data it was trained on (data: ...)")
-    known = {*vars(settings), *vars(machine)}
-    return Config(settings, machine, {name: value for name, value in entries.items() if name not in known})
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -62,7 +49,14 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable YAML ({str(error)[:200]})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a list of settings")
-    return content
+    own = content.pop("machine", {})
+    entries = {RELEASED_NAMES.get(name, name): value for name, value in content.items()}
+    machine = _take(MachineSettings(), entries | (own if isinstance(own, dict) else {}), path)
+    settings = _take(TrainSettings(), entries, path)
+    if not isinstance(entries.get("data"), str) or not settings.data:
+        raise UserError(f"{path} does not say which data it was trained on (data: ...)")
+    known = {*vars(settings), *vars(machine)}
+    return Config(settings, machine, {name: value for name, value in entries.items() if name not in known})
 
 
 def _take(defaults: Options, entries: dict[str, Any], path: Path) -> Options:

@@ -128,12 +128,11 @@ def read_lines(path: str | os.PathLike, what: str) -> list[str]:
     Raises UserError, naming `what` the file is, where it is missing or is not UTF-8 text.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise UserError(f"{what} is missing: {path}") from None
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{what} cannot be read: {path} ({error})") from None
-    lines = [line.rstrip("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     return lines

@@ -234,9 +234,9 @@ def check_value(item: dataclasses.Field, value: Any) -> None:
     rules, flag, kind = item.metadata, option_flag(item.name), option_kind(item)
     if value is None and item.default is None:
         return
-    types, words = KINDS[kind]
-    if not isinstance(value, types) or (isinstance(value, bool) and kind is not bool) or (kind is int and value % 1):
-        raise UserError(f"{flag} {value!r} is not {words}")
+    right = isinstance(value, (int, float) if kind in (int, float) else kind)
+    if not right or (isinstance(value, bool) and kind is not bool) or (kind is int and value % 1):
+        raise UserError(f"{flag} {value!r} is not {KINDS[kind]}")
     if value != value:
         raise UserError(f"{flag} is not a number")
     if "choices" in rules and value not in rules["choices"]:
@@ -246,12 +246,7 @@ def check_value(item: dataclasses.Field, value: Any) -> None:
             raise UserError(f"{flag} {value} {words} {rules[rule]}")
 
 
-KINDS = {
-    bool: (bool, "true or false"),
-    int: ((int, float), "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "a text"),
-}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 BOUNDS = {"low": (lt, "is below"), "high": (gt, "is above"), "above": (le, "must be above")}
 
 

@@ -57,25 +57,18 @@ def bootstrap_map(scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray | 
         order = np.argsort(-scores[:, label], kind="stable")
         if ignore is not None and len(ignore):
             order = order[np.asarray(ignore)[order, label] == 0]
-        positives = np.flatnonzero(targets[order, label])
-        if len(positives):
-            total += _resampled_ap(counts, order, positives)
+        positives = np.flatnonzero(targets[order, label])  # ranks
+        if not len(positives):
+            continue
+        for start in range(0, counts.shape[1], 128):  # so that the sums stay in the cache
+            block = counts[:, start : start + 128]
+            ranked = np.cumsum(block[order], axis=0, dtype=np.int32)[positives]
+            times = block[order[positives]].astype(np.float64)
+            found = np.cumsum(times, axis=0)
+            # Copies of a positive follow each other, and precision rises over them: all of them get the last one's.
+            precision = np.maximum.accumulate((found / np.maximum(ranked, 1))[::-1], axis=0)[::-1]
+            total[start : start + 128] += (precision * times).sum(axis=0) / np.maximum(found[-1], 1.0)
     return total / scores.shape[1]
-
-
-def _resampled_ap(counts: np.ndarray, order: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """AP of one label in each resample. counts: (N, R). order: images by falling score. positives: ranks in it."""
-    result = np.empty(counts.shape[1])
-    for start in range(0, counts.shape[1], 128):  # so that the sums stay in the cache
-        block = counts[:, start : start + 128]
-        ranked = np.cumsum(block[order], axis=0, dtype=np.int32)[positives]
-        times = block[order[positives]].astype(np.float64)
-        found = np.cumsum(times, axis=0)
-        # Copies of a positive follow each other, and precision rises over them: the last one's is what all of them get.
-        precision = found / np.maximum(ranked, 1)
-        precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        result[start : start + 128] = (precision * times).sum(axis=0) / np.maximum(found[-1], 1.0)
-    return result
 
 
 def resample_metrics(
@@ -119,9 +112,12 @@ def standard_error(values: Sequence[float], resamples: Sequence[np.ndarray]) -> 
     """
     if not len(resamples):
         return None
-    images = float(np.nanstd(np.mean(resamples, axis=0)))
-    seeds = (spread(values) or 0.0) / np.sqrt(len(values))
-    return float(np.hypot(images, seeds))
+    return float(np.hypot(float(np.nanstd(np.mean(resamples, axis=0))), _seeds_error(values)))
+
+
+def _seeds_error(values: Sequence[float]) -> float:
+    """Standard error of a mean over seeds; 0 for one seed."""
+    return (spread(values) or 0.0) / np.sqrt(len(values))
 
 
 def compare(
@@ -137,9 +133,10 @@ def compare(
     """
     difference = float(np.mean(a_values) - np.mean(b_values))
     resampled = np.mean(a, axis=0, dtype=np.float64) - np.mean(b, axis=0, dtype=np.float64)
-    errors = [(spread(values) or 0.0) / np.sqrt(len(values)) for values in (a_values, b_values)]
-    noise = np.random.default_rng(1).standard_normal(len(resampled))
-    resampled = resampled - np.nanmean(resampled) + difference + np.hypot(*errors) * noise
+    noise = np.hypot(*map(_seeds_error, (a_values, b_values))) * np.random.default_rng(1).standard_normal(
+        len(resampled)
+    )
+    resampled = resampled - np.nanmean(resampled) + difference + noise
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(resampled, [tail, 100 - tail])
     above = float(np.mean(resampled > 0) + np.mean(resampled == 0) / 2)

@@ -97,9 +97,8 @@ def _count(predicted: np.ndarray, targets: np.ndarray, counted: np.ndarray | Non
     """Right predictions, predictions and positives of each label, (L,) each."""
     if counted is not None:
         predicted, targets = predicted & counted, targets & counted
-    return tuple(
-        np.count_nonzero(marks, axis=0).astype(np.float64) for marks in (predicted & targets, predicted, targets)
-    )
+    sets = (predicted & targets, predicted, targets)
+    return tuple(np.count_nonzero(marks, axis=0).astype(np.float64) for marks in sets)
 
 
 def average_counts(
@@ -141,23 +140,20 @@ def evaluate_scores(
     """
     scores, targets, counted = _as_arrays(scores, targets, ignore)
     ap, plain, eleven = _average_precisions(scores, targets, counted).values()
-    true_positives, predicted, positives = _count(scores >= threshold, targets, counted)
-    top_true_positives, top_predicted, _ = _count(keep_topk(scores, topk) >= threshold, targets, counted)
-    every = average_counts(true_positives, predicted, positives, never_predicted)
-    top = average_counts(top_true_positives, top_predicted, positives, never_predicted)
-    return {
+    metrics = {
         "mAP": float(ap.mean()),
         "AP": ap,
         "mAP_non_interpolated": float(plain.mean()),
         "AP_non_interpolated": plain,
         "mAP_11_point": float(eleven.mean()),
-        **{name: float(value) for name, value in every.items()},
-        **{f"top{topk}_{name}": float(value) for name, value in top.items()},
-        "never_predicted": never_predicted,
-        "labels_never_predicted": np.flatnonzero(predicted == 0).tolist(),
-        f"top{topk}_labels_never_predicted": np.flatnonzero(top_predicted == 0).tolist(),
-        "labels_without_positives": np.flatnonzero(positives == 0).tolist(),
     }
+    touched = {"never_predicted": never_predicted}
+    for prefix, values in (("", scores), (f"top{topk}_", keep_topk(scores, topk))):
+        counts = _count(values >= threshold, targets, counted)
+        averages = average_counts(*counts, never_predicted)
+        metrics |= {prefix + name: float(value) for name, value in averages.items()}
+        touched[f"{prefix}labels_never_predicted"] = np.flatnonzero(counts[1] == 0).tolist()
+    return metrics | touched | {"labels_without_positives": np.flatnonzero(counts[2] == 0).tolist()}
 
 
 def keep_topk(scores: np.ndarray, k: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
-from ..base.files import write_array, write_json, write_text
+from ..base.files import read_array, write_array, write_json, write_text
 from ..datasets.prepared import Split
 from .metrics import METRICS
 
@@ -32,14 +32,12 @@ def write_results(
     if split.ignore is not None:
         write_array(folder / "ignore.npy", split.ignore)
     write_text(folder / "result.txt", format_result(labels, metrics, topk))
-    per_label = {"AP": dict(zip(labels, metrics["AP"], strict=True))}
-    per_label["AP_non_interpolated"] = dict(zip(labels, metrics["AP_non_interpolated"], strict=True))
-    touched = {
-        key: [labels[i] for i in metrics[key]]
-        for key in ("labels_never_predicted", f"top{topk}_labels_never_predicted", "labels_without_positives")
-    }
-    content = {"images": len(split), "threshold": threshold, "topk": topk, **metrics, **per_label, **touched, **about}
-    write_json(folder / "result.json", content)
+    content = {"images": len(split), "threshold": threshold, "topk": topk, **metrics}
+    for key in ("AP", "AP_non_interpolated"):
+        content[key] = dict(zip(labels, metrics[key], strict=True))
+    for key in ("labels_never_predicted", f"top{topk}_labels_never_predicted", "labels_without_positives"):
+        content[key] = [labels[i] for i in metrics[key]]
+    write_json(folder / "result.json", content | about)
 
 
 def format_result(labels: list[str], metrics: dict, topk: int) -> str:
@@ -75,11 +73,8 @@ def read_scores(exp_dir: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.
     folder = Path(exp_dir).expanduser()
     if not (folder / "scores.npy").exists():
         raise UserError(f"{folder} has no scores.npy: evaluate it first (sgre evaluate --exp-dir {folder})")
-    try:
-        scores, targets = np.load(folder / "scores.npy"), np.load(folder / "targets.npy")
-        ignore = np.load(folder / "ignore.npy") if (folder / "ignore.npy").exists() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the arrays of its evaluation cannot be read ({error})") from None
+    scores, targets = read_array(folder / "scores.npy"), read_array(folder / "targets.npy")
+    ignore = read_array(folder / "ignore.npy") if (folder / "ignore.npy").exists() else None
     if scores.shape != targets.shape or (ignore is not None and ignore.shape != scores.shape):
         raise UserError(f"{folder}: scores.npy, targets.npy and ignore.npy are of different shapes")
     return scores, targets, ignore

@@ -37,9 +37,8 @@ def score_images(
     scores: list[list[np.ndarray]] = [[] for _ in models]
     indices = []
     try:
-        bar = tqdm(loader, desc=description, unit="batch", leave=False, disable=not progress)
         with naming_dead_loaders():
-            for pixels, _, index in bar:
+            for pixels, _, index in tqdm(loader, desc=description, unit="batch", leave=False, disable=not progress):
                 images = move_pixels(pixels, device, loader.dataset.transform.normalise)
                 with autocast(device, amp):
                     outputs = [model(images).logits for model in models]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from .dataset import conditional_probability, fill_matrix
@@ -76,10 +77,7 @@ def compare_with_cooccurrence(correlation: np.ndarray, targets: np.ndarray) -> t
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation; ties share their mean rank. NaN where either is constant."""
-    ranks = []
-    for values in (a, b):
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    ranks = [pd.Series(values).rank().to_numpy() for values in (a, b)]
     if any(len(rank) < 2 or np.ptp(rank) == 0 for rank in ranks):
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
