@@ -4,43 +4,36 @@ The page `sgre_lib/README.md` says how the library is built. Names below are loa
 `import sgre_lib` is quick and needs no torch.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "UserError": "base.errors",
-    "TrainSettings": "base.settings",
-    "MachineSettings": "base.settings",
-    "make_settings": "base.settings",
-    "make_machine": "base.settings",
-    "PreparedDataset": "datasets.prepared",
-    "prepare": "datasets.prepare",
-    "embed": "datasets.label_embeddings",
-    "evaluate_scores": "evaluation.metrics",
-    "average_precision": "evaluation.metrics",
-    "AsymmetricLoss": "training.losses",
-    "SGREHead": "model.head",
-    "MovingAverage": "training.ema",
-    "build_model": "model.build",
-    "count_parameters": "model.build",
-    "convert_released": "model.released",
-    "export_released": "model.released",
-    "load_experiment": "model.experiment",
-    "train": "training.train",
-    "read_history": "training.history",
-    "evaluate": "evaluation.evaluate",
-    "visualize": "heatmaps.visualize",
-    "localise": "heatmaps.localise",
-    "predict": "inference.predict",
-    "export_onnx": "inference.export_onnx",
-    "reproduce": "tables.reproduce",
-    "build_report": "tables.report",
-    "read_results": "tables.results",
+_NAMES = {
+    "base.errors": ("UserError",),
+    "base.settings": ("TrainSettings", "MachineSettings", "make_settings", "make_machine"),
+    "datasets.prepared": ("PreparedDataset",),
+    "datasets.prepare": ("prepare",),
+    "datasets.label_embeddings": ("embed",),
+    "evaluation.metrics": ("evaluate_scores", "average_precision"),
+    "training.losses": ("AsymmetricLoss",),
+    "model.head": ("SGREHead",),
+    "training.ema": ("MovingAverage",),
+    "model.build": ("build_model", "count_parameters"),
+    "model.released": ("convert_released", "export_released"),
+    "model.experiment": ("load_experiment",),
+    "training.train": ("train",),
+    "training.history": ("read_history",),
+    "evaluation.evaluate": ("evaluate",),
+    "heatmaps.visualize": ("visualize",),
+    "heatmaps.localise": ("localise",),
+    "inference.predict": ("predict",),
+    "inference.export_onnx": ("export_onnx",),
+    "tables.reproduce": ("reproduce",),
+    "tables.report": ("build_report",),
+    "tables.results": ("read_results",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME)]
 

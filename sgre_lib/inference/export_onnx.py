@@ -21,14 +21,9 @@ from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..model.build import PatchModel, build_model
 from ..model.experiment import load_experiment
 
-OPSETS = range(14, 21)
-"""Operator sets: from 14 on attention can be said, and 20 is the last that PyTorch's TorchScript exporter knows."""
-
-TOLERANCE = 1e-4
-"""Largest difference between the file's and PyTorch's scores, and alignment, that passes the check."""
-
-CHECKED_BATCHES = (1, 3)
-"""Images at a time in the check. The graph is traced with another number, so one that is tied to it is found out."""
+OPSETS = range(14, 21)  # from 14 on attention can be said; 20 is the last that PyTorch's TorchScript exporter knows
+TOLERANCE = 1e-4  # the largest difference between the file's and PyTorch's scores, and alignment, that passes
+CHECKED_BATCHES = (1, 3)  # the graph is traced with 2 images, so one that is tied to their number is found out
 
 LOG = logging.getLogger("sgre_lib.export")
 

@@ -13,8 +13,7 @@ SUFFIXES = (
 )  # fmt: skip
 """Endings of file names (in any case) that are photos in a folder or a pattern. A file given by name may have any."""
 
-HEATMAP_SUFFIX = ".heatmap.png"
-"""Ending of the figures of `predict`, which are never taken for photos."""
+HEATMAP_SUFFIX = ".heatmap.png"  # of the figures of `predict`, which are never taken for photos
 
 
 def find_photos(images: Sequence[str | os.PathLike] | str | os.PathLike) -> list[Path]:
