@@ -59,7 +59,11 @@ def visualize(
     check_limits(threshold=threshold, limit=limit)
     model, settings, prepared = open_experiment(exp_dir, data, data_root)
     check_alignment(settings, exp_dir)
-    asked = _read_label_names(labels, prepared.labels)
+    asked = [] if labels in ("present", "predicted") else [name.strip() for name in labels.split(",")]
+    for name in asked:
+        if name not in prepared.labels:
+            known = f"present, predicted, or {', '.join(prepared.labels[:4])}, ..."
+            raise UserError(f"--labels {name}: not one of the labels ({known})")
     chosen_device, split, folder = choose_device(device), prepared.split("test"), Path(exp_dir).expanduser()
     if images is None:
         scores = find_scores(folder, model, settings, split, chosen_device)
@@ -73,7 +77,7 @@ def visualize(
         present, name = split.targets[index].astype(bool), split.names[index]
         marked = present if labels == "present" else scores >= threshold
         order = np.argsort(-scores, kind="stable").tolist()
-        shown = asked or [i for i in order if marked[i]] or order[:1]
+        shown = [prepared.labels.index(name) for name in asked] or [i for i in order if marked[i]] or order[:1]
         if reason_label >= 0 and reason_label not in shown:
             shown = [*shown, reason_label]
         stem, photo = Path(name).stem, read_photo(split.paths[index])
@@ -91,13 +95,3 @@ def visualize(
         write_json(target / "heatmap.json", about | {"alt_text": figure.alt_text})
         folders.append(target)
     return folders
-
-
-def _read_label_names(text: str, labels: list[str]) -> list[int]:
-    """Indices of the labels that `--labels` names; none for `present` and `predicted`."""
-    asked = [] if text in ("present", "predicted") else [name.strip() for name in text.split(",")]
-    for name in asked:
-        if name not in labels:
-            known = f"present, predicted, or {', '.join(labels[:4])}, ..."
-            raise UserError(f"--labels {name}: not one of the labels ({known})")
-    return [labels.index(name) for name in asked]

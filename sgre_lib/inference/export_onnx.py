@@ -70,11 +70,14 @@ def export_onnx(
         raise UserError(f"the model has {weights / 2**30:.1f} GiB of weights, and an ONNX file holds 2 GiB")
     graph_model = OnnxModel(model).eval()
     graph = trace(graph_model, settings.image_size, opset)
-    difference = compare(graph, graph_model, settings.image_size)
+    compared = compare(graph, graph_model, settings.image_size)
     message = onnx.load_from_string(graph)
     onnx.checker.check_model(message)
-    about = describe_model(settings, labels, model.head.grid, difference)
-    about |= {"experiment": "/".join(Path(exp_dir).resolve().parts[-2:]), "trained_image_size": trained_size}
+    about = describe_model(settings, labels, model.head.grid) | {
+        "max_difference_from_pytorch": compared or "not compared",
+        "experiment": "/".join(Path(exp_dir).resolve().parts[-2:]),
+        "trained_image_size": trained_size,
+    }
     texts = {
         key: text if isinstance(text, str) else json.dumps(text, ensure_ascii=False) for key, text in about.items()
     }
@@ -175,10 +178,8 @@ def _list_differences(difference: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.1e}" for name, value in difference.items())
 
 
-def describe_model(
-    settings: TrainSettings, labels: list[str], grid: tuple[int, int], difference: dict[str, float] | None
-) -> dict[str, Any]:
-    """The metadata of an ONNX file, where what is no text is written as JSON. difference: what `compare` found."""
+def describe_model(settings: TrainSettings, labels: list[str], grid: tuple[int, int]) -> dict[str, Any]:
+    """The metadata of an ONNX file, where what is no text is written as JSON."""
     mean, std = (np.zeros(3), np.ones(3)) if settings.orid_norm else (IMAGENET_MEAN, IMAGENET_STD)
     side = settings.image_size
     return {
@@ -194,7 +195,6 @@ def describe_model(
         "model": settings.model,
         "arch": settings.arch,
         "data": Path(settings.data).name,
-        "max_difference_from_pytorch": "not compared" if difference is None else difference,
         "code_version": code_version(),
         "versions": package_versions(("torch", "timm", "onnx", "onnxruntime")),
     }
