@@ -21,17 +21,17 @@ def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     state = _weights_in(path)
     wanted = backbone.state_dict()
-    for candidate in (_renamed_by_timm(backbone, state), state):
-        if candidate is not None and all(key in candidate for key in wanted if not _is_counter(key)):
-            extra = [key for key in candidate if key not in wanted and not _is_expendable(key, backbone)]
-            if extra:
-                more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-                raise UserError(f"{path} has {extra[0]}{more}, which this backbone has not: another model's")
-            chosen = {key: candidate.get(key, wanted[key]) for key in wanted}
-            break
+    needed = {key for key in wanted if not _is_counter(key)}
+    named = next((found for found in (_renamed_by_timm(backbone, state), state) if needed <= found.keys()), None)
+    if named is None:
+        chosen = _match_by_order(wanted, state, path)
     else:
-        chosen = {**wanted, **_match_by_order(wanted, state, path)}
-    load_state(backbone, chosen, path)
+        extra = [key for key in named if key not in wanted and not _is_expendable(key, backbone)]
+        if extra:
+            more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+            raise UserError(f"{path} has {extra[0]}{more}, which this backbone has not: another model's")
+        chosen = {key: named[key] for key in wanted if key in named}
+    load_state(backbone, wanted | chosen, path)
 
 
 def _weights_in(path: Path) -> dict[str, Tensor]:
@@ -47,12 +47,12 @@ def _weights_in(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _renamed_by_timm(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """`state` as timm's own loader would see it; None where timm has no converter for this model, or it fails."""
+def _renamed_by_timm(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` as timm's own loader would see it; empty where timm has no converter for this model, or it fails."""
     try:
         return sys.modules[type(backbone).__module__].checkpoint_filter_fn(dict(state), backbone)
     except Exception:  # written for other files: the names then speak for themselves
-        return None
+        return {}
 
 
 def _is_counter(key: str) -> bool:
@@ -62,10 +62,10 @@ def _is_counter(key: str) -> bool:
 def _is_expendable(key: str, backbone: nn.Module) -> bool:
     """Whether an entry is of a classifier, or is a table that the model computes itself."""
     named = (getattr(backbone, "default_cfg", None) or {}).get("classifier") or ()
-    classifiers = {named} if isinstance(named, str) else set(named)
+    classifiers = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
     parts = key.split(".")
     return (
-        any(key.startswith(f"{name}.") for name in classifiers)
+        key.startswith(classifiers)
         or parts[0] in ("fc", "head", "head_dist", "classifier", "pre_logits", "fc_norm")
         or parts[-1] in ("num_batches_tracked", "relative_position_index", "attn_mask", "filt")
     )

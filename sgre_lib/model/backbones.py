@@ -6,6 +6,7 @@ Feature width, grid and the image sizes that fit are asked of the model itself, 
 
 import contextlib
 import difflib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,29 +144,21 @@ def outline_backbone(arch: str, *, image_size: int, output_stride: int | None = 
 
 def _outline(name: str, image_size: int, options: dict[str, Any], device: str = "meta") -> Outline:
     try:
-        return _measure(name, image_size, options, device)
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
+            backbone, options = _construct(name, image_size, options)
+            backbone.eval()
+            _check_tiling(backbone, image_size)
+            features = backbone.forward_features(torch.zeros(1, 3, image_size, image_size))
+            layout, prefix_tokens, grid = _arrangement(backbone, features, name)
+            parameters = dict(backbone.named_parameters())
+            gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         # Some models of older timm versions compute numbers while they are built, which `meta` tensors do not have.
         if device == "meta" and isinstance(error, RuntimeError) and "meta" in str(error):
             return _outline(name, image_size, options, "cpu")
         raise _Unfit(reason_of(error)) from None
-
-
-def _measure(name: str, image_size: int, options: dict[str, Any], device: str) -> Outline:
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
-        backbone, options = _construct(name, image_size, options)
-        backbone.eval()
-        _check_tiling(backbone, image_size)
-        features = backbone.forward_features(torch.zeros(1, 3, image_size, image_size))
-        if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-            kind = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
-            raise UserError(f"--arch {name} gives features of {kind}: neither a map nor patch tokens")
-        layout, prefix_tokens, grid = _arrangement(backbone, features, name)
-        parameters = dict(backbone.named_parameters())
-        gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
     idle = tuple(key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None)
-    feat_dim = features.shape[1 if layout == "NCHW" else -1]
-    return Outline(layout, prefix_tokens, feat_dim, grid, idle, options)
+    return Outline(layout, prefix_tokens, features.shape[1 if layout == "NCHW" else -1], grid, idle, options)
 
 
 def _construct(name: str, image_size: int, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -205,21 +198,23 @@ def _check_tiling(backbone: nn.Module, image_size: int) -> None:
                 raise _Unfit(f"the side is not a multiple of {reduction}")
 
 
-def _arrangement(backbone: nn.Module, features: Tensor, name: str) -> tuple[str, int, tuple[int, int]]:
-    """(layout, number of prefix tokens, grid) of a backbone's features."""
+def _arrangement(backbone: nn.Module, features: Any, name: str) -> tuple[str, int, tuple[int, int]]:
+    """(layout, number of prefix tokens, grid) of a backbone's features; UserError where they are no patches."""
+    if not isinstance(features, Tensor) or features.dim() not in (3, 4):
+        kind = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise UserError(f"--arch {name} gives features of {kind}: neither a map nor patch tokens")
     if features.dim() == 4:
-        channels_last = str(getattr(backbone, "output_fmt", "")).endswith("NHWC") or (
-            features.shape[-1] == backbone.num_features != features.shape[1]
-        )
-        return ("NHWC", 0, tuple(features.shape[1:3])) if channels_last else ("NCHW", 0, tuple(features.shape[2:]))
-    tokens = features.shape[1]
+        last = features.shape[-1] == backbone.num_features != features.shape[1]
+        if last or str(getattr(backbone, "output_fmt", "")).endswith("NHWC"):
+            return "NHWC", 0, tuple(features.shape[1:3])
+        return "NCHW", 0, tuple(features.shape[2:])
     declared = getattr(backbone, "num_prefix_tokens", None)
-    candidates = [declared] if declared is not None else [0, 1] if hasattr(backbone, "cls_token") else [0]
-    for prefix_tokens in candidates:
-        side = round((tokens - prefix_tokens) ** 0.5) if tokens > prefix_tokens else 0
-        if side > 1 and side * side == tokens - prefix_tokens:
+    for prefix_tokens in (0, 1)[: 1 + hasattr(backbone, "cls_token")] if declared is None else (declared,):
+        patches = features.shape[1] - prefix_tokens
+        side = math.isqrt(max(patches, 0))
+        if side > 1 and side * side == patches:
             return "NLC", prefix_tokens, (side, side)
-    raise UserError(f"--arch {name} gives {tokens} tokens: not one for each place of a square grid")
+    raise UserError(f"--arch {name} gives {features.shape[1]} tokens: not one for each place of a square grid")
 
 
 def _working_sizes(name: str, image_size: int, options: dict[str, Any]) -> list[int]:

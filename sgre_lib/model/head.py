@@ -44,10 +44,8 @@ def position_map_sine(feat_dim: int, grid: tuple[int, int]) -> Tensor:
         angle = coordinate[:, None] / period
         return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
 
-    height, width = grid
-    y = encode(height)[:, None].expand(height, width, half)
-    x = encode(width)[None].expand(height, width, half)
-    return torch.cat((y, x), dim=2).permute(2, 0, 1)[None].contiguous()
+    y_and_x = torch.broadcast_tensors(encode(grid[0])[:, None], encode(grid[1])[None])
+    return torch.cat(y_and_x, dim=2).permute(2, 0, 1)[None].contiguous()
 
 
 class EncoderLayer(nn.Module):

@@ -243,10 +243,9 @@ def _express_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
         scale = state[key]
         state[key] = (scale.abs() - ABN_EPS).clamp(min=0)
         factor = scale.sign() * (scale.abs() / ABN_EPS).clamp(max=1)
-        if not bool((factor == 1).all()):
-            convolution, mean = key.replace(".bn.", ".conv."), key.replace(".bn.weight", ".bn.running_mean")
-            state[convolution] = state[convolution] * factor[:, None, None, None]
-            state[mean] = state[mean] * factor
+        convolution, mean = key.replace(".bn.", ".conv."), key.replace(".bn.weight", ".bn.running_mean")
+        state[convolution] = state[convolution] * factor[:, None, None, None]
+        state[mean] = state[mean] * factor
     return state
 
 
