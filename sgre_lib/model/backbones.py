@@ -24,15 +24,16 @@ ARCHITECTURES = {
     "tresnet_l21k": "tresnet_v2_l.miil_in21k",
     **{f"vit_{size}_patch16_224": f"vit_{size}_patch16_224.augreg_in21k_ft_in1k" for size in ("base", "large")},
     **{f"vit_{size}_patch16_224_in21k": f"vit_{size}_patch16_224.augreg_in21k" for size in ("base", "large")},
-    **{
-        f"swin_{size}_patch4_window12_384_in22k": f"swin_{size}_patch4_window12_384.ms_in22k"
-        for size in ("base", "large")
-    },
+    "swin_base_patch4_window12_384_in22k": "swin_base_patch4_window12_384.ms_in22k",
+    "swin_large_patch4_window12_384_in22k": "swin_large_patch4_window12_384.ms_in22k",
 }
 """The paper's names -> the timm model with the same weights. Any other name is given to timm as it is."""
 
 DROP_PATH = {"swin_large_patch4_window12_384_in22k": 0.1}
 """Stochastic depth in training, where the release has it."""
+
+REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
+"""How timm's models say that they cannot be had with some options or at some image size."""
 
 
 class PatchFeatures(nn.Module):
@@ -119,10 +120,6 @@ def timm_name(arch: str) -> str:
     return name
 
 
-class _Unfit(Exception):
-    """timm's model cannot be had with these options or at this image size; the message is the reason."""
-
-
 def outline_backbone(arch: str, *, image_size: int, output_stride: int | None = None) -> Outline:
     """What the backbone gives for square images of `image_size` pixels, without building or fetching its weights.
 
@@ -133,11 +130,11 @@ def outline_backbone(arch: str, *, image_size: int, output_stride: int | None = 
     options = {key: value for key, value in options.items() if value is not None}
     try:
         return _outline(name, image_size, options)
-    except _Unfit as unfit:
+    except REFUSALS as refusal:
         sizes = _working_sizes(name, image_size, options)
         stride = f" --output-stride {output_stride}" if output_stride is not None else ""
         raise UserError(
-            f"--arch {arch}{stride} cannot take images of {image_size} x {image_size}: {unfit}"
+            f"--arch {arch}{stride} cannot take images of {image_size} x {image_size}: {reason_of(refusal)}"
             + (f"; sizes that work: {', '.join(map(str, sizes))}" if sizes else "")
         ) from None
 
@@ -152,11 +149,11 @@ def _outline(name: str, image_size: int, options: dict[str, Any], device: str = 
             layout, prefix_tokens, grid = _arrangement(backbone, features, name)
             parameters = dict(backbone.named_parameters())
             gradients = torch.autograd.grad(features.sum(), list(parameters.values()), allow_unused=True)
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except RuntimeError as error:
         # Some models of older timm versions compute numbers while they are built, which `meta` tensors do not have.
-        if device == "meta" and isinstance(error, RuntimeError) and "meta" in str(error):
-            return _outline(name, image_size, options, "cpu")
-        raise _Unfit(reason_of(error)) from None
+        if device == "cpu" or "meta" not in str(error):
+            raise
+        return _outline(name, image_size, options, "cpu")
     idle = tuple(key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None)
     return Outline(layout, prefix_tokens, features.shape[1 if layout == "NCHW" else -1], grid, idle, options)
 
@@ -179,7 +176,7 @@ def _construct(name: str, image_size: int, options: dict[str, Any]) -> tuple[nn.
 
 
 def _check_tiling(backbone: nn.Module, image_size: int) -> None:
-    """Raise _Unfit where patches would leave a rim of the image out, or windows would have to be padded.
+    """Raise ValueError where patches would leave a rim of the image out, or windows would have to be padded.
 
     timm pads windows with blank patches that take part in attention, which no published Swin does.
     """
@@ -187,15 +184,15 @@ def _check_tiling(backbone: nn.Module, image_size: int) -> None:
     if isinstance(projection, nn.Conv2d) and projection.kernel_size == projection.stride:
         side = projection.stride[0]
         if image_size % side:
-            raise _Unfit(f"patches of {side} x {side} do not tile them")
+            raise ValueError(f"patches of {side} x {side} do not tile them")
     for module in backbone.modules():
         window, grid = getattr(module, "window_size", None), getattr(module, "input_resolution", None)
         if isinstance(window, tuple) and isinstance(grid, tuple):
             if any(side % part for side, part in zip(grid, window, strict=True)):
-                raise _Unfit("windows of {} x {} do not tile the map of {} x {}".format(*window, *grid))
+                raise ValueError("windows of {} x {} do not tile the map of {} x {}".format(*window, *grid))
             reduction = backbone.feature_info[-1]["reduction"]
             if image_size % reduction:
-                raise _Unfit(f"the side is not a multiple of {reduction}")
+                raise ValueError(f"the side is not a multiple of {reduction}")
 
 
 def _arrangement(backbone: nn.Module, features: Any, name: str) -> tuple[str, int, tuple[int, int]]:
@@ -225,9 +222,8 @@ def _working_sizes(name: str, image_size: int, options: dict[str, Any]) -> list[
     near |= set(range(own, 2 * max(own, image_size) + 1, own))
     working: list[int] = []
     for size in sorted(near - {0, image_size}, key=lambda size: (abs(size - image_size), size)):
-        with contextlib.suppress(_Unfit, UserError):
-            _outline(name, size, options)
-            working.append(size)
-        if len(working) == 3:
-            break
+        if len(working) < 3:
+            with contextlib.suppress(*REFUSALS, UserError):
+                _outline(name, size, options)
+                working.append(size)
     return sorted(working)

@@ -1,17 +1,16 @@
 """`build_model`: a backbone and a head, from settings."""
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..base.errors import UserError
 from ..base.places import find_file
 from ..base.settings import TrainSettings, make_settings
-from ..datasets.label_embeddings import read_label_embeddings
+from ..datasets.label_embeddings import RANDOM_SIZE, read_label_embeddings
 from ..datasets.prepared import PreparedDataset
 from .backbones import PatchFeatures, make_backbone
 from .baselines import PoolingHead
-from .head import HeadOutput, SGREHead, random_label_embeddings
+from .head import HeadOutput, SGREHead
 
 
 class PatchModel(nn.Module):
@@ -71,14 +70,14 @@ def build_model(
         # The position map has no place for a class token.
         rm_cls=settings.rm_cls or (settings.pos and settings.model == "mlic"),
     )
-    if label_embeddings is None:
-        label_embeddings = random_label_embeddings(label_count)
-    elif not isinstance(label_embeddings, nn.Parameter):
-        label_embeddings = torch.as_tensor(np.asarray(label_embeddings), dtype=torch.float32)
+    if label_embeddings is None:  # trained ones begin Kaiming-uniform with a = sqrt(5), as a linear layer's weight does
+        label_embeddings = nn.Linear(RANDOM_SIZE, label_count, bias=False).weight
     return PatchModel(backbone, patches, _build_head(settings, feat_dim, grid, label_embeddings))
 
 
-def _build_head(settings: TrainSettings, feat_dim: int, grid: tuple[int, int], label_embeddings: Tensor) -> nn.Module:
+def _build_head(
+    settings: TrainSettings, feat_dim: int, grid: tuple[int, int], label_embeddings: np.ndarray | Tensor
+) -> nn.Module:
     """The head that settings describe; UserError where its options do not fit the backbone."""
     if settings.model == "gap":
         return PoolingHead(feat_dim, len(label_embeddings), grid)

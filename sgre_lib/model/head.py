@@ -225,8 +225,3 @@ class SGREHead(nn.Module):
         context, correlation = self.intra_modal(x, alignment, objects)
         logits = self.patch_classifier(torch.cat((x, context), dim=-1))
         return HeadOutput(logits, object_logits, alignment, correlation)
-
-
-def random_label_embeddings(label_count: int, embed_dim: int = 768) -> nn.Parameter:
-    """Trained label embeddings (L, T), Kaiming-uniform with a = sqrt(5), drawn from torch's generator."""
-    return nn.Linear(embed_dim, label_count, bias=False).weight
