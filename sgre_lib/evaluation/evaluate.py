@@ -45,7 +45,7 @@ def evaluate(
         model, split, settings, chosen, batch_size=batch_size, num_workers=num_workers, progress=progress
     )
     metrics = evaluate_scores(scores, split.targets, split.ignore, threshold, topk, never_predicted=never_predicted)
+    metrics = {"images": len(split), "threshold": threshold, "topk": topk, **metrics}
     about = describe_origin(prepared.name, prepared.fingerprint(), chosen)
-    write_results(Path(exp_dir).expanduser(), labels, split, scores, metrics, threshold, topk, about)
-    used = {"threshold": threshold, "topk": topk}
-    return metrics | used | {"labels": labels, "images": len(split), "exp_dir": str(exp_dir)}
+    write_results(Path(exp_dir).expanduser(), labels, split, scores, metrics, about)
+    return metrics | {"labels": labels, "exp_dir": str(exp_dir)}

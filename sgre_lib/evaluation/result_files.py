@@ -14,37 +14,29 @@ from .metrics import METRICS
 
 
 def write_results(
-    folder: Path,
-    labels: list[str],
-    split: Split,
-    scores: np.ndarray,
-    metrics: dict,
-    threshold: float,
-    topk: int,
-    about: dict,
+    folder: Path, labels: list[str], split: Split, scores: np.ndarray, metrics: dict, about: dict
 ) -> None:
-    """Write the files of an evaluation; result.json, which says that it is done, comes last."""
+    """Write the files of an evaluation; result.json, which says that it is done, comes last.
+
+    scores: (N, L). metrics: of `evaluate_scores`, after `images`, `threshold` and `topk`. prediction.txt has a line an
+    image with its topk labels; result.txt `name<TAB>value` with three decimals, the metrics and then the AP of each label.
+    """
+    topk = metrics["topk"]
     order = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
     lines = (f"{name}\t{','.join(labels[i] for i in row)}\n" for name, row in zip(split.names, order, strict=True))
     write_text(folder / "prediction.txt", "".join(lines))
-    write_array(folder / "scores.npy", scores)
-    write_array(folder / "targets.npy", split.targets)
-    if split.ignore is not None:
-        write_array(folder / "ignore.npy", split.ignore)
-    write_text(folder / "result.txt", format_result(labels, metrics, topk))
-    content = {"images": len(split), "threshold": threshold, "topk": topk, **metrics}
+    for name, array in (("scores", scores), ("targets", split.targets), ("ignore", split.ignore)):
+        if array is not None:
+            write_array(folder / f"{name}.npy", array)
+    names = [*METRICS, *(f"top{topk}_{name}" for name in METRICS[1:]), "mAP_non_interpolated", "mAP_11_point"]
+    rows = [(name, metrics[name]) for name in names] + list(zip(labels, metrics["AP"], strict=True))
+    write_text(folder / "result.txt", "".join(f"{name}\t{value:.3f}\n" for name, value in rows))
+    content = dict(metrics)
     for key in ("AP", "AP_non_interpolated"):
         content[key] = dict(zip(labels, metrics[key], strict=True))
     for key in ("labels_never_predicted", f"top{topk}_labels_never_predicted", "labels_without_positives"):
         content[key] = [labels[i] for i in metrics[key]]
     write_json(folder / "result.json", content | about)
-
-
-def format_result(labels: list[str], metrics: dict, topk: int) -> str:
-    """The text of result.txt: `name<TAB>value` with three decimals, the metrics and then a line a label (its AP)."""
-    names = [*METRICS, *(f"top{topk}_{name}" for name in METRICS[1:]), "mAP_non_interpolated", "mAP_11_point"]
-    rows = [(name, metrics[name]) for name in names] + list(zip(labels, metrics["AP"], strict=True))
-    return "".join(f"{name}\t{value:.3f}\n" for name, value in rows)
 
 
 def describe_metrics(metrics: dict, labels: list[str], topk: int) -> list[str]:
