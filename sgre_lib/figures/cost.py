@@ -17,7 +17,7 @@ from .style import percent, styled_figure, with_alt
 
 
 class CostPoint(NamedTuple):
-    """A model in `draw_cost`: what it costs and what it reaches (0..1), with an interval where one is known."""
+    """A model in `draw_cost`: GFLOPs an image, mAP in 0..1, and the interval of the mAP where one is known."""
 
     name: str
     cost: float
@@ -27,8 +27,8 @@ class CostPoint(NamedTuple):
     published: bool = False
 
 
-def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", metric: str = "mAP") -> Figure:
-    """What models reach over what they cost, each point named beside it; published ones are hollow and say so.
+def draw_cost(points: Sequence[CostPoint]) -> Figure:
+    """mAP of models over their cost, each point named beside it; published ones are hollow and say so.
 
     A point without cost or value (NaN) is left out and named in the alt text.
     """
@@ -48,17 +48,17 @@ def draw_cost(points: Sequence[CostPoint], *, cost: str = "GFLOPs an image", met
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.margins(x=0.12, y=0.15)
-        ax.set(xlabel=cost + (" (logarithmic)" if logarithmic else ""), ylabel=f"{metric}, %", axisbelow=True)
+        ax.set(xlabel="GFLOPs an image" + (" (logarithmic)" if logarithmic else ""), ylabel="mAP, %", axisbelow=True)
         ax.grid(color="0.93")
         best = max(drawn, key=lambda point: point.value, default=None)
         if best is not None:
-            ax.set_title(f"highest: {best.name}, {metric} {percent(best.value)} at {best.cost:.3g} {cost}")
+            ax.set_title(f"highest: {best.name}, mAP {percent(best.value)} at {best.cost:.3g} GFLOPs an image")
         _name_points(ax, drawn)
     listed = "; ".join(
-        f"{point.name}{' (published)' if point.published else ''} {metric} {percent(point.value)} at {point.cost:.3g}"
+        f"{point.name}{' (published)' if point.published else ''} mAP {percent(point.value)} at {point.cost:.3g}"
         for point in sorted(drawn, key=lambda point: point.cost)
     )
-    alt = f"{metric} in percent over {cost}, cheapest first: {listed or 'no point'}."
+    alt = f"mAP in percent over GFLOPs an image, cheapest first: {listed or 'no point'}."
     if best is not None:
         alt += f" {best.name} is highest."
     return with_alt(figure, alt + (f" Not drawn, without a value: {', '.join(left_out)}." if left_out else ""))

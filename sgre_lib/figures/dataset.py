@@ -13,9 +13,9 @@ from PIL import Image
 from .style import WIDTH, percent, picture_grid, styled_figure, with_alt
 
 
-def draw_photos(photos: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 4) -> Figure:
+def draw_photos(photos: Sequence[Image.Image], captions: Sequence[str]) -> Figure:
     """A contact sheet of photos, each under its caption."""
-    with picture_grid(max(columns, len(photos)), columns, height=2.0, width=WIDTH) as (figure, axes):
+    with picture_grid(max(4, len(photos)), 4, height=2.0, width=WIDTH) as (figure, axes):
         for ax, photo, caption in zip(axes, photos, captions, strict=False):
             ax.imshow(photo)
             ax.set_title(caption, fontsize=8, wrap=True)

@@ -99,15 +99,10 @@ def draw_boxed_maps(
 
 
 def draw_failures(
-    photos: Sequence[Image.Image],
-    labels: Sequence[str],
-    scores: Sequence[float],
-    outcomes: Sequence[str],
-    *,
-    columns: int = 4,
+    photos: Sequence[Image.Image], labels: Sequence[str], scores: Sequence[float], outcomes: Sequence[str]
 ) -> Figure:
     """Photos in a grid, each with the label it fails at, the label's score and what became of it (`judge`) below."""
-    with picture_grid(len(photos), columns, height=2.1, width=1.8) as (figure, axes):
+    with picture_grid(len(photos), 4, height=2.1, width=1.8) as (figure, axes):
         for ax, photo, label, score, outcome in zip(axes, photos, labels, scores, outcomes, strict=False):
             ax.imshow(photo)
             ax.set_xlabel(f"{label} {score:.2f}\n{outcome}".replace("$", r"\$"), fontsize=8)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from .style import percent, styled_figure, with_alt
 
 
-def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
+def draw_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """Loss and learning rate, and mAP of the model and its moving average, over epochs."""
     epochs = [row["epoch"] for row in history]
     best = max(history, key=lambda row: row["ema_mAP"])
@@ -32,11 +32,9 @@ def draw_history(history: Sequence[Mapping[str, float]], *, title: str = "") -> 
         right.margins(y=0.12)
         reached = f"mAP {percent(best['ema_mAP'])} at epoch {best['epoch']}"
         right.set(xlabel="epoch", ylabel="test mAP, %", title=f"best moving average: {reached}")
-        if title:
-            figure.suptitle(title)
     losses = f"loss falls from {history[0]['train_loss']:.0f} to {history[-1]['train_loss']:.0f}"
-    alt = f"Training curves{' of ' + title if title else ''}: {losses} over {len(history)} epochs; the moving average"
-    return with_alt(figure, f"{alt} reaches {reached}.")
+    alt = f"Training curves: {losses} over {len(history)} epochs; the moving average reaches {reached}."
+    return with_alt(figure, alt)
 
 
 def draw_histories(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
