@@ -36,11 +36,9 @@ class RowResult:
     @property
     def state(self) -> str:
         """done, failed (a run has), interrupted, partly done (seeds are missing) or not run."""
-        states = [run.state for run in self.runs]
-        if all(state == "done" for state in states):
-            return "done"
-        first = next((state for state in ("failed", "interrupted") if state in states), None)
-        return first or ("partly done" if "done" in states else "not run")
+        states = {run.state for run in self.runs}
+        mixed = next((state for state in ("failed", "interrupted") if state in states), "partly done")
+        return mixed if len(states) > 1 else states.pop()
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -71,10 +69,8 @@ class RowResult:
 
     def resampled(self, metric: str) -> list[np.ndarray]:
         """The metric on the resampled test images, for each seed; empty where one has no stored scores."""
-        stored = [run.resamples for run in self.done]
-        if any(array is None for array in stored):
-            return []
-        return [array[:, COLUMNS.index(metric)] for array in stored]
+        stored = [run.resamples for run in self.done if run.resamples is not None]
+        return [array[:, COLUMNS.index(metric)] for array in stored] if len(stored) == len(self.done) else []
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """About 95 % for the metric's mean: 1.96 standard errors to each side."""
@@ -93,8 +89,7 @@ class RowResult:
     @property
     def shown(self) -> RunResult:
         """The first run that is done, else the first that has begun, else the first."""
-        begun = [run for run in self.runs if run.state != "not run"]
-        return (self.done or begun or self.runs)[0]
+        return (self.done or [run for run in self.runs if run.state != "not run"] or self.runs)[0]
 
 
 def format_percent(value: float | None, deviation: float | None = None, error: float | None = None) -> str:
@@ -136,9 +131,8 @@ def judge_row(result: RowResult) -> str:
         elif abs(gap) <= row.tolerance + 1e-9:  # 0.895 is within 0.005 of 0.9, whatever binary says
             words.append(f"{metric} reproduced")
         else:
-            side = "above" if gap > 0 else "below"
             shown = format_percent(abs(gap), error=result.errors.get(metric))
-            words.append(f"{metric} {side} published by {shown}")
+            words.append(f"{metric} {'above' if gap > 0 else 'below'} published by {shown}")
     for metric, floor in row.at_least.items():
         reached = result.metrics.get(metric, -1) >= floor
         words.append(f"{metric} {'reaches' if reached else 'misses'} {100 * floor:.1f}")
@@ -154,13 +148,13 @@ def judge_pair(a: RowResult, b: RowResult, metric: str) -> dict[str, Any]:
     """
     line = {"better": a.row.name, "than": b.row.name, "metric": metric}
     if metric not in a.metrics or metric not in b.metrics:
-        sentence = f"{a.row.name} against {b.row.name} in {metric}"
-        return line | {"verdict": "not measured", "sentence": sentence}
+        return line | {"verdict": "not measured", "sentence": f"{a.row.name} against {b.row.name} in {metric}"}
     sides = [f"{side.row.name} ({format_metric(side, metric)})" for side in (a, b)]
-    if not (a.resampled(metric) and b.resampled(metric)) or not _same_test_set(a.done + b.done):
+    resamples = [side.resampled(metric) for side in (a, b)]
+    if not all(resamples) or not _same_test_set(a.done + b.done):
         sentence = f"{sides[0]} against {sides[1]} in {metric}: no scores of the same test images to compare"
         return line | {"verdict": "not decided", "sentence": sentence}
-    found = compare(a.resampled(metric), b.resampled(metric), a.values(metric), b.values(metric))
+    found = compare(*resamples, a.values(metric), b.values(metric))
     verdict = "holds" if found["low"] > 0 else "does not hold" if found["high"] < 0 else "not decided"
     relation = {"holds": "is above", "does not hold": "is below"}.get(verdict, "cannot be told from")
     counts = {len(a.done), len(b.done)}
@@ -174,12 +168,11 @@ def judge_pair(a: RowResult, b: RowResult, metric: str) -> dict[str, Any]:
 
 def _same_test_set(runs: list[RunResult]) -> bool:
     """Whether all runs were scored on the same images, targets and ignored entries."""
-
-    def truth(run: RunResult) -> list[np.ndarray]:
-        paths = [run.folder / "experiment" / name for name in ("targets.npy", "ignore.npy")]
-        return [np.load(path) for path in paths if path.exists()]
-
     if len({run.resamples.shape for run in runs}) > 1:
         return False
-    first, *others = (truth(run) for run in runs)
-    return all(len(other) == len(first) and all(map(np.array_equal, first, other)) for other in others)
+    for name in ("targets.npy", "ignore.npy"):
+        paths = [run.folder / "experiment" / name for run in runs]
+        first, *others = (np.load(path) if path.exists() else None for path in paths)
+        if not all(np.array_equal(first, other) for other in others):
+            return False
+    return True

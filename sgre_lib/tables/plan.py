@@ -13,9 +13,9 @@ from .declaration import SCALES, Row, Run, Table, read_table, table_scales
 from .run_folder import read_run
 
 
-def results_folder() -> Path:
-    """Where runs and tables are kept."""
-    return working_root() / "experiments" / "results"
+def results_folder(results: str | os.PathLike | None = None) -> Path:
+    """Where runs and tables are kept: the folder that is named or, by default, experiments/results."""
+    return Path(results).expanduser() if results else working_root() / "experiments" / "results"
 
 
 def find_table(name: str | os.PathLike) -> Path:
@@ -49,11 +49,11 @@ def read_tables(
     """Declared tables by name or path; None: all of this project. scale, seeds: see `read_table`; None: every scale."""
     if scale not in (None, *SCALES):
         raise UserError(f"--scale {scale}: choose from {', '.join(SCALES)}")
-    names = all_tables() if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else list(tables)
-    chosen, declared = list(seeds) if seeds else None, {}
+    names = all_tables() if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else tables
+    declared: dict[str, Table] = {}
     for path in map(find_table, names):
         for one in table_scales(path) if scale is None else [scale]:
-            table = read_table(path, one, chosen)
+            table = read_table(path, one, list(seeds) if seeds else None)
             other = declared.setdefault(table.name, table)
             if other.path.resolve() != path.resolve():
                 raise UserError(f"{path} and {other.path} would both be the table {table.name}: rename one")
@@ -88,29 +88,22 @@ def plan_runs(
 
     only: names of rows. runs: keys of runs. Raises UserError for one that no table has.
     """
-    rows = None if only is None else list(only)
-    keys = None if runs is None else list(runs)
-    everything = [(table, row, run) for table in declared for row in table.rows for run in row.runs]
-    for name in rows or []:
-        if not any(name in (row.name, row.slug) for _, row, _ in everything):
-            known = ", ".join(dict.fromkeys(row.name for _, row, _ in everything))
+    only, runs = (chosen if chosen is None else list(chosen) for chosen in (only, runs))
+    every = [(table, row, run) for table in declared for row in table.rows for run in row.runs]
+    for name in only or []:
+        if not any(name in (row.name, row.slug) for _, row, _ in every):
+            known = ", ".join(dict.fromkeys(row.name for _, row, _ in every))
             raise UserError(f"--only {name}: no such row (there are {known})")
-    for key in keys or []:
-        if not any(key == run.key for _, _, run in everything):
+    for key in runs or []:
+        if not any(key == run.key for *_, run in every):
             raise UserError(f"--only-run {key}: no such run (--dry-run lists them)")
     plan: dict[str, PlannedRun] = {}
-    for table, row, run in everything:
-        if (rows is not None and not {row.name, row.slug} & set(rows)) or (keys is not None and run.key not in keys):
-            continue
-        if run.key in plan:  # of the rows that share it, the one that wants most heatmaps
-            first = plan[run.key]
-            most = max(first.run.heatmaps, run.heatmaps)
+    for table, row, run in every:
+        if (only is None or row.name in only or row.slug in only) and (runs is None or run.key in runs):
+            first = plan.setdefault(run.key, PlannedRun(table, row, run, read_run(run, results).state))
+            most = max(first.run.heatmaps, run.heatmaps)  # of the rows that share it
             plan[run.key] = replace(first, run=replace(first.run, heatmaps=most))
-            continue
-        state = read_run(run, results).state
-        if force or state != "done":
-            plan[run.key] = PlannedRun(table, row, run, state)
-    return list(plan.values())
+    return [planned for planned in plan.values() if force or planned.state != "done"]
 
 
 def describe_plan(plan: list[PlannedRun], jobs: int = 1) -> str:
@@ -139,7 +132,5 @@ def expected_time(runs: Iterable[Run]) -> str:
     """The declared hours of runs together, our estimates, and how many runs declare none."""
     runs = list(runs)
     known = [run.hours for run in runs if run.hours is not None]
-    text = format_hours(sum(known)) if known else ""
-    if len(known) == len(runs):
-        return text
-    return "unknown" if not known else f"{text} and {len(runs) - len(known)} runs of unknown length"
+    more = f" and {len(runs) - len(known)} runs of unknown length" if len(known) < len(runs) else ""
+    return format_hours(sum(known)) + more if known else "unknown"

@@ -13,8 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from ..base.lock import folder_lock
 from ..base.places import working_root
 from ..reports.convert import export_html
 from ..reports.folder import Page, make_folder, write_folder
-from .declaration import SCALES, Table
+from .declaration import Table
 from .formats import write_table
 from .notebooks import REPORT, START, NotebookFailed, notebooks_folder, run_notebook, say
 from .plan import find_table, read_tables, results_folder
@@ -55,22 +54,24 @@ def build_report(
     results: where runs are (default experiments/results). Raises UserError before anything is executed.
     """
     folder = Path(out).expanduser() if out is not None else working_root() / "experiments" / "report"
-    root = Path(results).expanduser() if results is not None else results_folder()
+    root, seeds = results_folder(results), list(seeds) if seeds else None
     names = None if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else list(tables)
-    chosen = list(seeds) if seeds else None
-    declared = _choose_tables(names, scale, chosen)
+    declared = read_tables(names, scale, seeds)
+    chosen = [table for table in declared if scale in (None, table.scale)]  # others have the other scale alone
+    if names is not None and chosen != declared:
+        raise UserError(f"{next(table.path for table in declared if table not in chosen)} has no scale {scale!r}")
     make_folder(folder)
-    pages, files, inputs, runs = [], [], [], {}
-    for table in tqdm(declared, desc="tables", unit="table", leave=False, disable=not progress):
+    pages, files, shown, runs = [], [], [], {}
+    for table in tqdm(chosen, desc="tables", unit="table", leave=False, disable=not progress):
         found = collect_runs(table, root)
         try:
-            notebook = execute_table(found, chosen)
+            notebook = execute_table(found, seeds)
         except NotebookFailed as failure:  # an earlier page stays, and other tables go on
             say(f"{table.name}: THE PAGE FAILED: {failure}")
             notebook = found.folder / f"{REPORT}.ipynb"
         pages.append(Page(notebook, _address(table), table.title, "hidden", [HOME]))
         files += [(found.folder / f"table.{kind}", f"tables/{table.name}.{kind}") for kind in ("csv", "md")]
-        inputs += _inputs(found)
+        shown.append(found)
         for key, run in found.runs_by_key.items():
             if run.state != "not run":
                 runs.setdefault(key, (run, []))[1].append(found)
@@ -79,9 +80,8 @@ def build_report(
         files += [(path, f"runs/{run.folder.name}/{path.name}") for path in run.files]
     files.append((root / "all_tables.csv", "all_tables.csv"))
     given = [str(find_table(name).resolve()) for name in names or []]
-    parameters = {"tables": given, "scale": scale or "", "seeds": chosen or []}
-    with folder_lock(root, "report", wait=True):
-        start = _execute(START, root / f"{START}.ipynb", parameters | {"results": str(root.resolve())}, inputs)
+    parameters = {"tables": given, "scale": scale or "", "seeds": seeds or [], "results": str(root.resolve())}
+    start = _execute(START, root, parameters, shown)
     return write_folder(folder, [Page(start, "index.html", code="hidden"), *pages], files, progress=progress)
 
 
@@ -98,58 +98,44 @@ def write_report(found: TableResult, seeds: list[int] | None = None) -> Path:
 
 def execute_table(found: TableResult, seeds: list[int] | None = None) -> Path:
     """Notebook 20 executed on a table as it stands, in its folder, beside table.csv and the like; returns its path."""
-    table, output = found.table, found.folder / f"{REPORT}.ipynb"
+    table, results = found.table, str(found.root.resolve())
     parameters = {"table": str(table.path.resolve()), "scale": table.scale, "seeds": seeds or [], "run": False}
-    found.folder.mkdir(parents=True, exist_ok=True)
-    with folder_lock(found.folder, "report", wait=True):
-        parameters["results"] = str(found.root.resolve())
-        return _execute(REPORT, output, parameters, _inputs(found), lambda: write_table(found))
+    return _execute(REPORT, found.folder, parameters | {"results": results}, [found])
 
 
-def _execute(
-    notebook: str,
-    output: Path,
-    parameters: dict[str, Any],
-    inputs: list[Path],
-    before: Callable[[], None] = lambda: None,
-) -> Path:
-    """Execute a notebook unless what it is made from is as it was; one that fails or is interrupted leaves the old.
+def _execute(notebook: str, folder: Path, parameters: dict[str, Any], shown: list[TableResult]) -> Path:
+    """Execute a notebook that shows these tables, in a folder, unless what it is made from is as it was.
 
-    before: called first, where it is executed.
+    A table's own page is made with its files. A notebook that fails or is interrupted leaves the old one.
     """
-    source = (notebooks_folder() / f"{notebook}.ipynb").read_text(encoding="utf-8")
-    mark = fingerprint([source, *_code(), json.dumps(parameters, sort_keys=True), *_stamps(inputs)])
-    stamp = output.with_name(f".{output.stem}.stamp")
-    if not (output.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == mark):
-        before()
-        part = output.with_name(f".{output.stem}.part.ipynb")
-        run_notebook(notebook, part, parameters, progress=False)
-        os.replace(part, output)
-        write_text(stamp, mark)
+    output, stamp = folder / f"{notebook}.ipynb", folder / f".{notebook}.stamp"
+    source = (notebooks_folder() / output.name).read_bytes()
+    code = [path.read_bytes() for name in CODE for path in sorted((PACKAGE / name).glob("*.py"))]
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder, "report", wait=True):
+        stamps = [said for found in shown for said in _stamps(found)]
+        mark = fingerprint([source, *code, json.dumps(parameters, sort_keys=True), *stamps])
+        if not (output.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == mark):
+            if notebook == REPORT:
+                write_table(*shown)
+            part = folder / f".{notebook}.part.ipynb"
+            run_notebook(notebook, part, parameters, progress=False)
+            os.replace(part, output)
+            write_text(stamp, mark)
     return output
 
 
-@cache
-def _code() -> list[bytes]:
-    return [path.read_bytes() for name in CODE for path in sorted((PACKAGE / name).glob("*.py"))]
-
-
-def _stamps(paths: Iterable[Path]) -> Iterator[str]:
-    """For each file that is there: path, time of its last change and size."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            said = path.stat()
-            yield f"{path} {said.st_mtime_ns} {said.st_size}"
-
-
-def _inputs(found: TableResult) -> list[Path]:
-    """The files that decide what a table's page shows; some may not be there."""
+def _stamps(found: TableResult) -> Iterator[str]:
+    """Path, time of the last change and size of every file that decides what a table's page shows."""
     paths = [found.table.path, *sorted((found.root / "runs").glob("cost-*/run.json"))]
     for run in found.runs_by_key.values():
         named = ("declared.json", "failed.json", "resamples.npy", "experiment/targets.npy")
         paths += [*run.notebooks, *run.files, *(run.folder / name for name in named)]
         paths += sorted((run.folder / "experiment" / "visualization").glob("*/heatmap.*"))
-    return paths
+    for path in paths:
+        with contextlib.suppress(OSError):  # it is not there
+            said = path.stat()
+            yield f"{path} {said.st_mtime_ns} {said.st_size}"
 
 
 HOME = ("index.html", "All tables")
@@ -169,15 +155,3 @@ def _run_pages(run: RunResult, users: list[TableResult]) -> Iterator[Page]:
     for path, address in places.items():
         others = [(other, one.stem.replace("_", " ")) for one, other in places.items() if one != path]
         yield Page(path, address, trail=[*trail, *others])
-
-
-def _choose_tables(names: list | None, scale: str | None, seeds: list[int] | None) -> list[Table]:
-    """The declared tables at each scale that they have, or at the one asked for."""
-    if scale not in (None, *SCALES):
-        raise UserError(f"--scale {scale}: choose from {', '.join(SCALES)}")
-    declared = read_tables(names, None, seeds)
-    chosen = [table for table in declared if scale in (None, table.scale)]
-    missing = {table.path for table in declared} - {table.path for table in chosen}
-    if names is not None and missing:
-        raise UserError(f"{missing.pop()} has no scale {scale!r}")
-    return chosen

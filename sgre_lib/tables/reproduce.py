@@ -7,16 +7,14 @@ side by side: each run is locked by the one that is at it, a table only while it
 
 from __future__ import annotations
 
-import csv
 import os
-import queue
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from ..base.lock import folder_lock
 from ..base.provenance import code_version, package_versions
 from ..base.settings import MachineSettings, TrainSettings
 from ..datasets.prepared import DATASET_NAMES, prepared_folder
+from ..training.history import read_history
 from .declaration import Run, Table
 from .formats import write_table
 from .notebooks import (
@@ -82,14 +81,11 @@ def reproduce(
     declared = read_tables(tables, scale, seeds)
     if jobs < 1:
         raise UserError(f"--jobs {jobs} is below 1")
-    for notebook in NOTEBOOKS:
-        if not (notebooks_folder() / f"{notebook}.ipynb").is_file():
-            raise UserError(
-                f"the notebook {notebooks_folder() / notebook}.ipynb is missing: reproduce needs the whole checkout"
-            )
-    root = Path(results).expanduser() if results is not None else results_folder()
-    wanted = None if runs is None else list(runs)
-    plan = plan_runs(declared, root, only=only, runs=wanted, force=force)
+    for path in (notebooks_folder() / f"{notebook}.ipynb" for notebook in NOTEBOOKS):
+        if not path.is_file():
+            raise UserError(f"the notebook {path} is missing: reproduce needs the whole checkout")
+    root = results_folder(results)
+    plan = plan_runs(declared, root, only=only, runs=runs, force=force)
     finished = []
     with _Executor(root, jobs, force, machine or MachineSettings(), progress) as executor:
         if jobs > 1:
@@ -98,48 +94,39 @@ def reproduce(
             if jobs == 1:  # one thing at a time: a table's report comes before the next table's runs
                 executor.add([item for item in plan if item.table is table])
             keys = {run.key for row in table.rows for run in row.runs} & executor.futures.keys()
-            executor.wait(keys)
-            if wanted is None:
+            for key in keys:
+                executor.futures[key].result()
+            if runs is None:
                 finished.append(_finish_table(table, root, report, seeds, changed=bool(keys)))
-    return finished if wanted is None else [collect_runs(table, root) for table in declared]
+    return finished if runs is None else [collect_runs(table, root) for table in declared]
 
 
-class _Executor:
-    """Executes planned runs in the order they are added, `jobs` at a time.
+class _Executor(ThreadPoolExecutor):
+    """Executes planned runs in the order they are added, `jobs` at a time, each in a thread with its share of the machine.
 
     The runs are in threads, also a single one: the main thread is then free to take Ctrl-C, on which the kernels are
     interrupted, save, and end, before the interruption goes on.
     """
 
     def __init__(self, root: Path, jobs: int, force: bool, machine: MachineSettings, progress: bool):
-        self.root, self.force, self.progress = root, force, progress and jobs == 1
-        self.machine = machine.changed()
+        shares, self.share = share_machine(jobs, machine), threading.local()
+        super().__init__(jobs, initializer=lambda: vars(self.share).update(environment=shares.pop()))
+        self.root, self.force, self.progress, self.machine = root, force, progress and jobs == 1, machine.changed()
         self.interrupted = threading.Event()
-        self.places: queue.Queue[dict[str, str]] = queue.Queue()
-        for environment in share_machine(jobs, machine):
-            self.places.put(environment)
-        self.pool = ThreadPoolExecutor(jobs)
         self.futures: dict[str, Future] = {}
 
-    def __enter__(self) -> _Executor:
-        return self
-
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind, *error) -> None:
         if kind is not None:
             self.interrupted.set()
-            self.pool.shutdown(wait=False, cancel_futures=True)
+            self.shutdown(wait=False, cancel_futures=True)
             interrupt_kernels()
-        self.pool.shutdown()
+        super().__exit__(kind, *error)
 
     def add(self, plan: list[PlannedRun]) -> None:
         problems = self._prepare_data(plan)
         for item in plan:
             problem = problems.get(item.run.parameters.get("data", ""), "")
-            self.futures[item.run.key] = self.pool.submit(self._execute, item, problem)
-
-    def wait(self, keys: set[str]) -> None:
-        for key in keys:
-            self.futures[key].result()
+            self.futures[item.run.key] = self.submit(self._execute, item, problem)
 
     def _prepare_data(self, plan: list[PlannedRun]) -> dict[str, str]:
         """Prepare the datasets that are not prepared yet. Returns, by dataset, why one could not be."""
@@ -166,25 +153,27 @@ class _Executor:
         """
         folder = run_folder(item.run, self.root)
         folder.mkdir(parents=True, exist_ok=True)
-        environment = self.places.get()
-        with ExitStack() as stack:
-            stack.callback(self.places.put, environment)
+        with ExitStack() as locks:
             try:
-                stack.enter_context(folder_lock(folder, "reproduce"))
+                locks.enter_context(folder_lock(folder, "reproduce"))
             except UserError as error:
                 say(f"{item.label}: skipped: {error}")
                 return
             if read_run(item.run, self.root).state == "done":  # another process may have ended it since it was planned
                 if not self.force:
                     return
-                _move_aside(folder)
+                names = (f"{folder.name}.old{number}" for number in count(1))
+                aside = next(path for path in map(folder.with_name, names) if not path.exists())
+                os.replace(folder, aside)
+                say(f"the earlier run of {folder.name} is kept in {aside}")
                 folder.mkdir()
-                stack.enter_context(folder_lock(folder, "reproduce"))
-            self._run_notebooks(item, folder, problem, environment)
+                locks.enter_context(folder_lock(folder, "reproduce"))
+            self._run_notebooks(item, folder, problem)
 
-    def _run_notebooks(self, item: PlannedRun, folder: Path, problem: str, environment: dict[str, str]) -> None:
-        run, history, begun, started = item.run, folder / "experiment" / "history.csv", time.monotonic(), _now()
-        spent_before = _training_seconds(history)  # of a run that was interrupted and goes on
+    def _run_notebooks(self, item: PlannedRun, folder: Path, problem: str) -> None:
+        run, begun, seconds = item.run, datetime.now(timezone.utc), 0.0
+        with suppress(UserError, KeyError):  # what was trained before an interruption
+            seconds = sum(row["seconds"] for row in read_history(folder / "experiment"))
         for name in ("failed.json", "run.json"):
             if (folder / name).exists():
                 os.replace(folder / name, folder / f"previous_{name}")
@@ -196,20 +185,22 @@ class _Executor:
             for notebook, parameters in steps.items():
                 run_notebook(
                     notebook, folder / f"{notebook}.ipynb", parameters, label=f"{item.label}: {notebook}",
-                    progress=self.progress, history=history if notebook == TRAIN else None,
-                    epochs=run.parameters.get("epochs", TrainSettings.epochs), environment=environment,
+                    progress=self.progress, epochs=run.parameters.get("epochs", TrainSettings.epochs),
+                    history=folder / "experiment" / "history.csv" if notebook == TRAIN else None,
+                    environment=self.share.environment,
                 )  # fmt: skip
             found = _read_result(run, folder)
         except NotebookFailed as failure:
             if not self.interrupted.is_set():  # else it is not the notebook's fault: the run goes on another time
-                said = {"parameters": run.parameters, "error": str(failure), "started": started}
+                said = {"parameters": run.parameters, "error": str(failure), "started": _format_time(begun)}
                 write_json(folder / "failed.json", said)
                 say(f"{item.label}: failed: {failure}")
             return
-        seconds, code = spent_before + time.monotonic() - begun, code_version()
+        ended, code = datetime.now(timezone.utc), code_version()
+        seconds += (ended - begun).total_seconds()
         about = {
             "run": folder.name, "kind": run.kind, "key": run.key, "parameters": run.parameters, "seed": run.seed, **found,
-            "started": started, "ended": _now(), "seconds": seconds, "code_version": code,
+            "started": _format_time(begun), "ended": _format_time(ended), "seconds": seconds, "code_version": code,
             "clean": None if code == "unknown" else not code.endswith("+changes"),
             "versions": package_versions(RECORDED), "notebooks": [f"{notebook}.ipynb" for notebook in steps],
         }  # fmt: skip
@@ -245,30 +236,11 @@ def _read_result(run: Run, folder: Path) -> dict[str, Any]:
     return {"metrics": metrics, "labels": result.get("AP", {}), **about}
 
 
-def _training_seconds(history: Path) -> float:
-    """Seconds of the epochs that a history.csv has; 0 where there is none yet."""
-    try:
-        with open(history, encoding="utf-8", newline="") as file:
-            return sum(float(row["seconds"]) for row in csv.DictReader(file))
-    except (OSError, KeyError, ValueError):
-        return 0.0
+def _format_time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
 
 
-def _move_aside(folder: Path) -> None:
-    """Give what a run had another name: nothing is deleted."""
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
-        number += 1
-    os.replace(folder, aside)
-    say(f"the earlier run of {folder.name} is kept in {aside}")
-
-
-def _now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def share_machine(jobs: int, machine: MachineSettings | None = None) -> list[dict[str, str]]:
+def share_machine(jobs: int, machine: MachineSettings) -> list[dict[str, str]]:
     """For each of so many runs side by side, the variables that give its kernels their share of this machine.
 
     Raises UserError where there are GPUs, but too few to give each run one for each of its processes.
@@ -277,16 +249,14 @@ def share_machine(jobs: int, machine: MachineSettings | None = None) -> list[dic
         return [{}]
     import torch
 
-    machine = machine or MachineSettings()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    count, each = torch.cuda.device_count(), machine.processes
-    if not count or machine.device == "cpu":
+    gpus, each = torch.cuda.device_count(), machine.processes
+    if not gpus or machine.device == "cpu":
         return [threads] * jobs
-    if jobs * each > count:
-        takes = "one" if each == 1 else f"{each}"
-        raise UserError(f"--jobs {jobs} is more than the {count} GPUs allow: each run takes {takes} of its own")
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = listed.split(",") if listed else [str(number) for number in range(count)]
+    if jobs * each > gpus:
+        takes = "one" if each == 1 else each
+        raise UserError(f"--jobs {jobs} is more than the {gpus} GPUs allow: each run takes {takes} of its own")
+    names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))).split(",")
     shares = [names[number * each : (number + 1) * each] for number in range(jobs)]
     return [threads | {"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
 

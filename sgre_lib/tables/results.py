@@ -11,23 +11,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .declaration import Table, read_table, table_scales
+from .declaration import Table, read_table
 from .judge import RowResult, format_metric, judge_pair, judge_row
-from .plan import all_tables, expected_time, find_table, format_hours, results_folder
+from .plan import expected_time, find_table, format_hours, read_tables, results_folder
 from .run_folder import METRICS, RunResult, read_run
 
 VALUE_COLUMNS = (
     "table", "scale", "group", "row", "metric", "value", "deviation", "standard_error", "low", "high", "seeds",
     "published", "gap", "state", "link",
-)  # fmt: skip
-
-RUN_COLUMNS = (
-    "row", "seed", "state", "mAP", "started", "seconds", "code_version", "device", "folder", "error"
 )  # fmt: skip
 
 PAIR_COLUMNS = ("better", "than", "metric", "verdict", "difference", "low", "high", "probability", "sentence")
@@ -63,26 +60,24 @@ def read_results(
     >>> found[found.metric == "OF1"].sort_values("value", ascending=False)[["row", "value", "low", "high"]]
     >>> (100 * found.pivot(index="row", columns="metric", values="value")).round(1)
     """
-    return read_table_result(find_table(table), scale, seeds=seeds, results=results).values
+    return read_table_result(table, scale, seeds=seeds, results=results).values
 
 
 def read_table_result(
-    path: str | os.PathLike,
+    table: str | os.PathLike,
     scale: str = "paper",
     *,
     seeds: Iterable[int] | None = None,
     results: str | os.PathLike | None = None,
 ) -> TableResult:
     """What the stored runs say of a table; see `read_results`."""
-    root = Path(results).expanduser() if results else results_folder()
-    return collect_runs(read_table(find_table(path), scale, list(seeds) if seeds else None), root)
+    return collect_runs(read_table(find_table(table), scale, list(seeds) if seeds else None), results_folder(results))
 
 
 def collect_runs(table: Table, results: Path) -> TableResult:
     """What the runs stored in the folder `results` say of a declared table."""
-    return TableResult(
-        table, [RowResult(row, [read_run(run, results) for run in row.runs]) for row in table.rows], results
-    )
+    rows = [RowResult(row, [read_run(run, results) for run in row.runs]) for row in table.rows]
+    return TableResult(table, rows, results)
 
 
 @dataclass(frozen=True)
@@ -123,29 +118,31 @@ class TableResult:
     @cached_property
     def values(self) -> pd.DataFrame:
         """One line for each row and metric; see `read_results`."""
-        lines = [self._value(row, metric) for row in self.rows for metric in METRICS[self.table.kind]]
-        return _frame(lines, VALUE_COLUMNS, "value deviation standard_error low high published gap")
-
-    def _value(self, result: RowResult, metric: str) -> tuple:
-        value, published = result.metrics.get(metric), result.row.published.get(metric)
-        gap = None if value is None or published is None else value - published
-        interval = result.interval(metric) or (None, None)
-        return (
-            self.table.name, self.table.scale, result.row.group, result.row.name, metric, value,
-            result.spreads.get(metric), result.errors.get(metric), *interval, len(result.values(metric)), published, gap,
-            result.state, self.link(result.shown),
-        )  # fmt: skip
+        lines = []
+        for result in self.rows:
+            about, state = [self.table.name, self.table.scale, result.row.group, result.row.name], result.state
+            for metric in METRICS[self.table.kind]:
+                measured = [said.get(metric, nan) for said in (result.metrics, result.spreads, result.errors)]
+                interval, published = (
+                    result.interval(metric) or (nan, nan),
+                    float(result.row.published.get(metric, nan)),
+                )
+                compared = [len(result.values(metric)), published, measured[0] - published]
+                lines.append([*about, metric, *measured, *interval, *compared, state, self.link(result.shown)])
+        return pd.DataFrame(lines, columns=list(VALUE_COLUMNS))
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One line for each run of each row: seed, state, mAP, when, how long (seconds), with which code, where."""
         lines = [
-            (row.row.name, run.run.seed, run.state, run.metrics.get("mAP"), run.about.get("started"), run.seconds or None,
-             run.about.get("code_version"), run.about.get("device"), self.link(run), run.error or None)
+            {"row": row.row.name, "seed": run.run.seed, "state": run.state, "mAP": run.metrics.get("mAP", nan),
+             "started": run.about.get("started"), "seconds": run.seconds or nan,
+             "code_version": run.about.get("code_version"), "device": run.about.get("device"),
+             "folder": self.link(run), "error": run.error or None}
             for row in self.rows
             for run in row.runs
         ]  # fmt: skip
-        return _frame(lines, RUN_COLUMNS, "mAP seconds")
+        return pd.DataFrame(lines)
 
     @cached_property
     def labels(self) -> pd.DataFrame:
@@ -203,24 +200,19 @@ def list_tables(
     names: Iterable[str | os.PathLike] | None = None, *, scale: str | None = None, results: Path | None = None
 ) -> str:
     """A text that shows tables with state and cost, at each scale they have; named tables also row by row."""
-    lines = []
-    for path in map(find_table, all_tables() if names is None else names):
-        scales = table_scales(path)
-        for number, one in enumerate(scales if scale is None else [scale] if scale in scales else scales[:1]):
-            found = collect_runs(read_table(path, one), results or results_folder())
-            if not number:
-                lines.append(f"{path.stem}: {found.table.title}")
-            lines.append(f"    {found.table.scale:6} {found.describe_state()}")
-            for row in found.rows if names is not None else []:
-                metric = f"mAP {format_metric(row, 'mAP')}" if "mAP" in row.metrics else ""
-                lines.append(f"        {row.state:12} {metric:14} {row.row.name}  ({judge_row(row)})")
+    lines, path = [], None
+    for table in read_tables(names, scale):
+        found = collect_runs(table, results_folder(results))
+        if table.path != path:
+            path = table.path
+            lines.append(f"{path.stem}: {table.title}")
+        lines.append(f"    {table.scale:6} {found.describe_state()}")
+        for row in found.rows if names is not None else []:
+            metric = f"mAP {format_metric(row, 'mAP')}" if "mAP" in row.metrics else ""
+            lines.append(f"        {row.state:12} {metric:14} {row.row.name}  ({judge_row(row)})")
     return "\n".join(lines)
 
 
 def _pairs(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    return _frame(list(lines), PAIR_COLUMNS, "difference low high probability")
-
-
-def _frame(lines: list, columns: tuple[str, ...], numbers: str) -> pd.DataFrame:
-    """Lines as a table with these columns, of which `numbers` are floats."""
-    return pd.DataFrame(lines, columns=list(columns)).astype(dict.fromkeys(numbers.split(), float))
+    numbers = dict.fromkeys(("difference", "low", "high", "probability"), float)
+    return pd.DataFrame(lines, columns=list(PAIR_COLUMNS)).astype(numbers)

@@ -340,7 +340,7 @@ def test_side_by_side_each_has_its_share_of_the_machine(tmp_path, fake, monkeypa
     assert {environment["OMP_NUM_THREADS"] for *_, environment in calls} == {"4"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    places = module.share_machine(2)
+    places = module.share_machine(2, make_machine())
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["3", "5"]
     with pytest.raises(UserError, match="--jobs 3 is more than the 2 GPUs"):
         run(table, tmp_path, jobs=3)
