@@ -75,6 +75,8 @@ def export_onnx(
     onnx.checker.check_model(message)
     about = describe_model(settings, labels, model.head.grid) | {
         "max_difference_from_pytorch": compared or "not compared",
+        "code_version": code_version(),
+        "versions": package_versions(("torch", "timm", "onnx", "onnxruntime")),
         "experiment": "/".join(Path(exp_dir).resolve().parts[-2:]),
         "trained_image_size": trained_size,
     }
@@ -195,8 +197,6 @@ def describe_model(settings: TrainSettings, labels: list[str], grid: tuple[int, 
         "model": settings.model,
         "arch": settings.arch,
         "data": Path(settings.data).name,
-        "code_version": code_version(),
-        "versions": package_versions(("torch", "timm", "onnx", "onnxruntime")),
     }
 
 
