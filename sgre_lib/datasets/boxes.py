@@ -5,8 +5,6 @@ that has boxes, `{"image": <as in test.txt>, "boxes": {<label>: [[x0, y0, x1, y1
 0..1, rounded to a ten-thousandth. They only measure heatmaps; no training looks at them.
 """
 
-from __future__ import annotations
-
 import json
 from array import array
 from collections.abc import Sequence
@@ -17,8 +15,6 @@ from PIL import Image
 
 from ..base.errors import UserError
 from ..base.files import open_atomic, read_lines
-
-DIGITS = 4
 
 ImageBoxes = dict[str, array]
 """Label -> x0, y0, x1, y1 of its first box, of its second, ...: flat, so that hundreds of thousands stay small."""
@@ -52,7 +48,7 @@ def add_box(
         fractions = corners / np.array([*size, *size], np.float64)
     except (TypeError, ValueError):
         return
-    x0, y0, x1, y1 = np.round(fractions.clip(0, 1), DIGITS).tolist()
+    x0, y0, x1, y1 = np.round(fractions.clip(0, 1), 4).tolist()
     if np.isfinite(fractions).all() and x0 < x1 and y0 < y1:
         boxes.setdefault(label, array("d")).extend((x0, y0, x1, y1))
 
@@ -63,8 +59,8 @@ def write_boxes(path: Path, names: Sequence[str], boxes: Sequence[ImageBoxes]) -
         for name, of_image in zip(names, boxes, strict=True):
             if of_image:
                 corners = {label: np.reshape(flat, (-1, 4)).tolist() for label, flat in of_image.items()}
-                line = {"image": name, "boxes": corners}
-                file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
+                line = json.dumps({"image": name, "boxes": corners}, ensure_ascii=False, separators=(",", ":"))
+                file.write(f"{line}\n")
 
 
 def read_boxes(path: Path, names: Sequence[str], labels: Sequence[str]) -> list[dict[int, np.ndarray]]:
@@ -74,8 +70,7 @@ def read_boxes(path: Path, names: Sequence[str], labels: Sequence[str]) -> list[
     line before had, for an unknown label, and for a box that is not 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1.
     """
     index = {label: number for number, label in enumerate(labels)}
-    known = set(names)
-    by_name: dict[str, dict[int, np.ndarray]] = {}
+    known, by_name = set(names), {}
     for number, text in enumerate(read_lines(path, "the file of boxes"), 1):
         where = f"{path} line {number}"
         try:

@@ -1,7 +1,5 @@
 """MS-COCO 2014 (Lin et al., 2014), and everything laid out like it: image labels from the instances annotations."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is wrong with a prepared dataset, all of it at once: lists, labels, mask and photos, down to the last pixel."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -23,8 +21,6 @@ EXPECTED_COUNTS = {
     "vg500": (500, 82_904, 10_000),
 }
 """Labels, training and test images of the published benchmarks, every photo being there."""
-
-THREADS = 8  # decoding and hashing leave the interpreter's lock, and reading waits for the disk
 
 
 def count_deviation(source: str, labels: int, train: int, test: int) -> str | None:
@@ -158,8 +154,7 @@ def _inspect_record(prepared: PreparedDataset, missing: str, result: Inspection)
     except (OSError, ValueError, KeyError, TypeError) as error:
         result.add("warning", "unreadable record of the preparation", f"{path.name} ({type(error).__name__}: {error})")
         return
-    deviation = count_deviation(source, result.labels, *result.images.values())
-    if deviation:
+    if deviation := count_deviation(source, result.labels, *result.images.values()):
         result.add("warning", "counts other than published", deviation)
     for name in left_out:
         result.add(missing, "photo that the raw lists have and the disk has not", name)
@@ -171,7 +166,8 @@ def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None
     """Decode every photo once; find the same bytes in several places."""
     paths = sorted({row.path for row in rows})
     bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
-    photos = thread_map(decode_photo, paths, max_workers=THREADS, **bar)
+    # Decoding and hashing leave the interpreter's lock, and reading waits for the disk.
+    photos = thread_map(decode_photo, paths, max_workers=8, **bar)
     photo_of, told = dict(zip(paths, photos, strict=True)), set()
     first: dict[tuple[str, bytes], Row] = {}  # the first row of a split with a photo of these bytes
     for row in rows:

@@ -1,7 +1,5 @@
 """Label semantics: the text vector of every label, read from a file, drawn at random, or computed by a text model."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

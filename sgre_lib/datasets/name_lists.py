@@ -1,7 +1,5 @@
 """Files of names, one a line (labels, concepts, images): read and checked line by line, with what is wrong reported."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container
 from pathlib import Path
 

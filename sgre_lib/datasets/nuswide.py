@@ -1,7 +1,5 @@
 """NUS-WIDE (Chua et al., 2009): 81 concepts over 269,648 Flickr photos, of which many are gone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

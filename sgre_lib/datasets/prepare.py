@@ -1,7 +1,5 @@
 """Raw datasets in, prepared folders out."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile
@@ -52,8 +50,7 @@ def prepare(
     if missing:
         print(f"left out {counts} missing images; prepared.json names them", file=sys.stderr)
     prepared = write_prepared(folder, raw, source=data, data_root=root)
-    deviation = count_deviation(data, len(raw.labels), *(len(split.names) for split in raw.splits.values()))
-    if deviation:
+    if deviation := count_deviation(data, len(raw.labels), *(len(split.names) for split in raw.splits.values())):
         print(deviation, file=sys.stderr)
     return prepared
 

@@ -11,8 +11,6 @@ A prepared folder holds
     prepared.json optional: where it came from, counts, fingerprint
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

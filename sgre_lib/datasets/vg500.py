@@ -4,8 +4,6 @@ The partition numbers its labels and does not name them. The names are recovered
 name of a label is the object name that is on the same images.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -65,8 +63,7 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
     name cannot be recovered with at least `agreement_floor`.
     """
     raw = root / "VisualGenome"
-    partition = raw / "ssgrl_partition"
-    objects = raw / "objects.json"
+    partition, objects = raw / "ssgrl_partition", raw / "objects.json"
     if not objects.is_file():
         raise UserError(f"the objects of Visual Genome, which name VG500's labels, are missing: {objects}")
     if not any((raw / folder).is_dir() for folder in PHOTO_FOLDERS):
@@ -74,8 +71,7 @@ def read_vg500(root: Path, *, agreement_floor: float = AGREEMENT_FLOOR, progress
         raise UserError(f"the photos of Visual Genome are missing: {raw} has neither folder {folders}")
     index_path = partition / "vg_category_500_labels_index.json"
     indices = read_label_indices(index_path)
-    paths = {split: partition / f"{split}_list_500.txt" for split in SPLITS}
-    lists = read_image_lists(paths, indices, index_path)
+    lists = read_image_lists({s: partition / f"{s}_list_500.txt" for s in SPLITS}, indices, index_path)
     agreements = recover_names(objects, indices, agreement_floor=agreement_floor, progress=progress)
     worst = min(agreements, key=lambda label: label.agreement)
     median = np.median([label.agreement for label in agreements])
@@ -147,20 +143,17 @@ def recover_names(
             for i in best
             if both[i]
         ]
-    chosen: dict[int, LabelAgreement] = {}
-    runners_up: dict[int, LabelAgreement] = {}
+    result = [LabelAgreement(index, "", 0.0, count, 0, 0) for index, count in enumerate(images_index.tolist())]
     taken: set[str] = set()
-    for candidate in sorted(candidates, key=lambda one: (-one.agreement, one.index, one.name)):
-        if candidate.index not in chosen and candidate.name not in taken:
-            chosen[candidate.index] = candidate
-            taken.add(candidate.name)
-        else:
-            runners_up.setdefault(candidate.index, candidate)
-    result = []
-    for index, count in enumerate(images_index.tolist()):
-        none = LabelAgreement(index, "", 0.0, count, 0, 0)
-        _, name, agreement, *_ = runners_up.get(index, none)
-        result.append(chosen.get(index, none)._replace(runner_up=name, runner_up_agreement=agreement))
+    for index, name, agreement, _, images, both, *_ in sorted(
+        candidates, key=lambda one: (-one.agreement, one.index, one.name)
+    ):
+        label = result[index]
+        if not label.name and name not in taken:
+            result[index] = label._replace(name=name, agreement=agreement, images_name=images, images_both=both)
+            taken.add(name)
+        elif not label.runner_up:
+            result[index] = label._replace(runner_up=name, runner_up_agreement=agreement)
     low = sorted((label for label in result if label.agreement < agreement_floor), key=lambda label: label.agreement)
     if low:
         worst = ", ".join(f"index {one.index} ({one.name or 'no name left'}) {one.agreement:.3f}" for one in low[:5])

@@ -1,7 +1,5 @@
 """Pascal VOC (2007, 2012) and everything laid out like it, `mini` among them."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -48,8 +46,7 @@ def read_voc(raw: Path, train_list: str, test_list: str, labels: list[str], *, p
     """
     if not (raw / "Annotations").is_dir():
         raise UserError(f"{raw} is not in Pascal VOC's layout: it has no folder Annotations")
-    dataset = RawDataset(labels)
-    lists = raw / "ImageSets" / "Main"
+    dataset, lists = RawDataset(labels), raw / "ImageSets" / "Main"
     paths = {"train": lists / f"{train_list}.txt", "test": lists / f"{test_list}.txt"}
     for split, names in read_image_lists(paths).items():
         rows = dataset.splits[split]
@@ -62,8 +59,7 @@ def read_voc(raw: Path, train_list: str, test_list: str, labels: list[str], *, p
             objects = read_objects(annotation)
             clear = {label for label, difficult, _ in objects if not difficult}
             unclear = {label for label, _, _ in objects} - clear
-            unknown = (clear | unclear) - set(labels)
-            if unknown:
+            if unknown := (clear | unclear) - set(labels):
                 raise UserError(f"{annotation}: the class {min(unknown)!r} is not one of the labels")
             boxes: ImageBoxes = {}
             size = read_photo_size(raw.parent / image) if split == "test" else None

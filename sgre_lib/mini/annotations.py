@@ -11,8 +11,6 @@ from ..base.errors import UserError
 from ..base.files import open_atomic
 from .scenes import SceneObject, compose_scene
 
-JPEG_QUALITY = 90
-SMALLEST_IMAGE = 32
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -59,14 +57,16 @@ def make_mini(
     """
     root, total = Path(root), train_images + test_images
     limits = {"seed": (seed, 0), "train_images": (train_images, 1), "test_images": (test_images, 1)}
-    for name, (value, least) in (limits | {"image_size": (image_size, SMALLEST_IMAGE)}).items():
+    for name, (value, least) in (limits | {"image_size": (image_size, 32)}).items():
         if value < least:
             raise UserError(f"{name} is {value}; it must be {least} or more")
     if total > 999_999:
         raise UserError(f"train_images + test_images is {total}; names have six digits")
-    if not _is_ours(root):  # the names would clash
-        raise UserError(f"{root} holds pictures that are not mini's; choose an empty folder")
     pictures, annotations, lists = root / "JPEGImages", root / "Annotations", root / "ImageSets" / "Main"
+    first = annotations / "000001.xml"
+    ours = b"<folder>mini</folder>" in first.read_bytes() if first.exists() else not any(pictures.glob("*.jpg"))
+    if not ours:  # the names would clash
+        raise UserError(f"{root} holds pictures that are not mini's; choose an empty folder")
     for folder in (pictures, annotations, lists):
         folder.mkdir(parents=True, exist_ok=True)
     members = {"trainval.txt": range(1, train_images + 1), "test.txt": range(train_images + 1, total + 1)}
@@ -77,16 +77,8 @@ def make_mini(
         # The annotation first: it is what tells a later run that the picture is ours.
         text = format_annotation(f"{index:06d}.jpg", image_size, objects)
         (annotations / f"{index:06d}.xml").write_bytes(text.encode())
-        picture.save(pictures / f"{index:06d}.jpg", quality=JPEG_QUALITY, subsampling=0)
+        picture.save(pictures / f"{index:06d}.jpg", quality=90, subsampling=0)
     for name, indices in members.items():
         with open_atomic(lists / name) as file:
             file.writelines(f"{index:06d}\n" for index in indices)
     return root
-
-
-def _is_ours(root: Path) -> bool:
-    """False where `root` holds a picture that this module did not make."""
-    annotation = root / "Annotations" / "000001.xml"
-    if annotation.exists():
-        return b"<folder>mini</folder>" in annotation.read_bytes()
-    return not any((root / "JPEGImages").glob("*.jpg"))

@@ -18,12 +18,6 @@ _TABLE = read_toml(Path(__file__).with_name("palette.toml"))
 PALETTE, FIXED = ({name: tuple(value) for name, value in _TABLE[kind].items()} for kind in ("palette", "fixed"))
 GROUPS: dict[str, str] = {"ALL": " ".join(PALETTE), **_TABLE["groups"]}
 
-RARE_KIND_PROBABILITY = 0.25
-"""Chance that an object is of a rarer kind (a steamer for a sailing boat, a fir for a broad tree): more to learn."""
-
-ODD_COLOUR_PROBABILITY = 0.15
-"""Chance that an object (its body) wears a colour that is not its usual one: more makes colour worth less than shape."""
-
 
 def happens(rng: np.random.Generator, probability: float) -> bool:
     return rng.random() < probability
@@ -53,8 +47,11 @@ def pick_weighted(rng: np.random.Generator, weights: dict[Option, float]) -> Opt
 
 
 def pick_kind(rng: np.random.Generator, kinds: int) -> int:
-    """0 for the common kind of an object, or else one of the rarer kinds from 1 to `kinds` - 1."""
-    return pick_count(rng, 1, kinds - 1) if happens(rng, RARE_KIND_PROBABILITY) else 0
+    """0 for the common kind of an object, or else one of the rarer kinds from 1 to `kinds` - 1: more to learn.
+
+    Rarer are a steamer for a sailing boat, a fir for a broad tree.
+    """
+    return pick_count(rng, 1, kinds - 1) if happens(rng, 0.25) else 0
 
 
 def mix_colour(colour: Colour, other: Colour, share: float) -> Colour:
@@ -77,5 +74,5 @@ def pick_colour(rng: np.random.Generator, names: str = GROUPS["VIVID"]) -> Colou
 
 
 def pick_body(rng: np.random.Generator, usual: str) -> Colour:
-    """A colour for an object's body: one of its `usual` ones, now and then any vivid one."""
-    return pick_colour(rng, GROUPS["VIVID"] if happens(rng, ODD_COLOUR_PROBABILITY) else usual)
+    """A colour for an object's body: one of its `usual` ones, now and then any vivid one, so that shape is worth more."""
+    return pick_colour(rng, GROUPS["VIVID"] if happens(rng, 0.15) else usual)

@@ -97,15 +97,12 @@ def draw_object(label: str, size: float, rng: np.random.Generator) -> Image.Imag
     return layer.crop(layer.getchannel("A").getbbox())
 
 
-def draw_clutter(size: float, rng: np.random.Generator) -> Image.Image:
-    """The RGBA layer of one unlabelled shape in the objects' colours."""
-    layer = _draw_layer(CLUTTER["clutter"], size, rng)
-    return layer.crop(layer.getchannel("A").getbbox())
+def draw_clutter(size: float, rng: np.random.Generator, *, occluding: bool = False) -> Image.Image:
+    """The RGBA layer of one unlabelled shape in the objects' colours, cut to what is drawn.
 
-
-def draw_occluder(size: float, rng: np.random.Generator) -> Image.Image:
-    """The RGBA layer of a bar, a row of posts or some foliage that covers part of an object of `size`."""
-    layer = _draw_layer(CLUTTER[pick_one(rng, OCCLUDERS)], size, rng)
+    occluding: instead, of a bar, a row of posts or some foliage that covers part of an object of `size`.
+    """
+    layer = _draw_layer(CLUTTER[pick_one(rng, OCCLUDERS) if occluding else "clutter"], size, rng)
     return layer.crop(layer.getchannel("A").getbbox())
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from .chance import FIXED, Colour, happens, pick_between, pick_count, pick_log_between, pick_one, pick_weighted
 from .drawings import Point, follow, read_drawings
-from .objects import GRADIENT, LABELS, OBJECTS, draw_clutter, draw_object, draw_occluder
+from .objects import GRADIENT, LABELS, OBJECTS, draw_clutter, draw_object
 
 THEMES = read_drawings("themes")
 
@@ -146,7 +146,7 @@ def _try_scene(rng: np.random.Generator, image_size: int) -> tuple[Image.Image, 
         drawn.append(paste_layer(scene, owner, draw_object(label, side * size, rng), x * side, y * side, number))
     for x, y, size in taken:
         if happens(rng, OCCLUSION_PROBABILITY):
-            layer = draw_occluder(side * size, rng)
+            layer = draw_clutter(side * size, rng, occluding=True)
             shift_x, shift_y = (pick_between(rng, -0.4, 0.4) * size for _ in range(2))
             paste_layer(scene, owner, layer, (x + shift_x) * side, (y + shift_y) * side, 0)
     picture = add_grain(scene.resize((image_size, image_size), Image.Resampling.LANCZOS), rng)

@@ -1,7 +1,5 @@
 """Executed notebooks as pages: what a reader is shown of a notebook, and the one-file HTML that shows it."""
 
-from __future__ import annotations
-
 import ast
 import json
 import logging

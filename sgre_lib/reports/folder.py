@@ -4,8 +4,6 @@ All addresses are relative and nothing outside the folder is needed, so it can b
 `.stamps.json` says what each page was made from: a page is made again only where that has changed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

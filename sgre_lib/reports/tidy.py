@@ -1,7 +1,5 @@
 """HTML fragments made fit for a page that fetches nothing: what is unsafe goes, what readers need is added."""
 
-from __future__ import annotations
-
 import base64
 import logging
 import mimetypes

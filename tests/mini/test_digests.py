@@ -6,6 +6,7 @@ Where that is meant: `python tests/mini/test_digests.py` writes the file anew.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image, features
 
 from sgre_lib.mini.annotations import make_mini
-from sgre_lib.mini.objects import LABELS, draw_clutter, draw_object, draw_occluder
+from sgre_lib.mini.objects import LABELS, draw_clutter, draw_object
 from sgre_lib.mini.scenes import THEMES, compose_scene, paint_scenery
 
 STORED = Path(__file__).with_name("digests.json")
@@ -38,7 +39,7 @@ def hash_pictures(draw: Callable[[float, np.random.Generator], Image.Image], cou
 DRAWINGS: dict[str, Callable[[float, np.random.Generator], Image.Image]] = {
     **{label: lambda size, rng, label=label: draw_object(label, size, rng) for label in LABELS},
     "clutter": draw_clutter,
-    "occluder": draw_occluder,
+    "occluder": functools.partial(draw_clutter, occluding=True),
     **{name: lambda size, rng, name=name: paint_scenery(name, round(3 * size), rng) for name in THEMES},
     "scene": lambda size, rng: compose_scene(0, int(rng.integers(1300)), 64)[0],
 }
