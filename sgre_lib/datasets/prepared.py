@@ -86,6 +86,7 @@ class PreparedDataset:
             raise UserError(f"the prepared folder {self.folder} does not exist{known}")
         self.data_root = choose_data_root(data_root, self.folder)
         self.report: Report = refuse  # `inspect` collects what is wrong instead
+        self._lists: dict[str, tuple[list[str], np.ndarray]] = {}
 
     @property
     def name(self) -> str:
@@ -97,6 +98,8 @@ class PreparedDataset:
 
     def read_list(self, split: str) -> tuple[list[str], np.ndarray]:
         """Image names and targets (N, L) of `train` or `test`, without looking for the files."""
+        if split in self._lists:
+            return self._lists[split]
         path = self.folder / f"{split}.txt"
         index = {label: number for number, label in enumerate(self.labels)}
         lines = read_list_lines(path, f"the list of {split} images", self.report)
@@ -111,25 +114,22 @@ class PreparedDataset:
                     targets[row, index[label]] = 1
                 elif index:  # without any label there is one finding, not one for each label in the lists
                     self.report("error", "label that label.txt does not have", f"{path} line {row + 1}: {label!r}")
+        self._lists[split] = names, targets
         return names, targets
 
-    def read_mask(self, images: int) -> np.ndarray | None:
-        """The mask of so many test images, (images, L) uint8, or None where there is none."""
+    @cached_property
+    def ignore(self) -> np.ndarray | None:
+        """The mask of the test images, (N, L) uint8, or None where there is none."""
         path = self.folder / "ignore.npy"
         if not path.exists():
             return None
-        mask, expected = read_array(path), (images, len(self.labels))
+        mask, expected = read_array(path), self.read_list("test")[1].shape
         if mask.shape != expected:
             shapes = f"{path} has shape {mask.shape}, but test.txt and label.txt ask for {expected}"
             self.report("error", "mask of the wrong shape", shapes)
         elif mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
             self.report("warning", "mask with values other than 0 and 1", path)
         return (mask != 0).astype(np.uint8)
-
-    @cached_property
-    def ignore(self) -> np.ndarray | None:
-        """The mask of the test images, (N, L) uint8, or None."""
-        return self.read_mask(len(self.read_list("test")[0]))
 
     def find_photo(self, name: str) -> Path | None:
         """The file of an image that a list names: in the folder (or absolute), else under the data root, else None."""

@@ -15,15 +15,12 @@ class TrainingBatches:
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
-        self.epoch, self.first = 1, 0
+        self.batches_an_epoch = -(-count // batch_size)
+        self.set_epoch(1)
 
     def set_epoch(self, epoch: int, first: int = 0) -> None:
         """Choose the epoch (from 1), and the batch to begin with: above 0 where a stopped epoch goes on."""
         self.epoch, self.first = epoch, first
-
-    @property
-    def batches_an_epoch(self) -> int:
-        return -(-self.count // self.batch_size)
 
     def __len__(self) -> int:
         return self.batches_an_epoch - self.first

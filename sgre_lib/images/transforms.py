@@ -9,9 +9,6 @@ from .randaugment import rand_augment
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-RECTANGLE_FRACTION = 0.5
-"""Side of the random-colour rectangle, as a fraction of the image's."""
-
 
 class PhotoTransform:
     """RGB image -> float32 (3, S, S): resize ignoring the aspect ratio, vary, to 0..1, normalise.
@@ -53,11 +50,8 @@ def make_transform(settings: TrainSettings, *, training: bool) -> PhotoTransform
 
 def draw_rectangle(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Cover a rectangle of one random colour: half the width, half the height, centred anywhere, cut at the border."""
-    width, height = image.size
-    half_x, half_y = (int(RECTANGLE_FRACTION * side + 0.5) // 2 for side in image.size)
-    x, y = int(rng.integers(width)), int(rng.integers(height))
-    colour = tuple(int(value) for value in rng.integers(256, size=3))
-    corners = (max(0, x - half_x), max(0, y - half_y), min(width, x + half_x), min(height, y + half_y))
-    image = image.copy()
-    ImageDraw.Draw(image).rectangle(corners, fill=colour)
+    half_x, half_y = ((side + 1) // 4 for side in image.size)
+    x, y = (int(rng.integers(side)) for side in image.size)
+    colour, image = tuple(rng.integers(256, size=3).tolist()), image.copy()
+    ImageDraw.Draw(image).rectangle((x - half_x, y - half_y, x + half_x, y + half_y), fill=colour)
     return image

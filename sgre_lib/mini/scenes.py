@@ -152,8 +152,7 @@ def _try_scene(rng: np.random.Generator, image_size: int) -> tuple[Image.Image, 
     picture = add_grain(scene.resize((image_size, image_size), Image.Resampling.LANCZOS), rng)
     objects = []
     for number, (label, (area, cut)) in enumerate(zip(labels, drawn, strict=True), start=1):
-        edges = owner.point([255 * (value == number) for value in range(256)]).getbbox()
-        if edges:  # something of it shows
+        if edges := owner.point([255 * (value == number) for value in range(256)]).getbbox():  # it shows
             left, top, right, bottom = edges
             box = tuple(edge // SUPERSAMPLING + 1 for edge in (left, top, right - 1, bottom - 1))
             small = max(box[2] - box[0], box[3] - box[1]) + 1 < DIFFICULT_SIDE * image_size

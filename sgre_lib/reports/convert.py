@@ -26,9 +26,6 @@ from .tidy import Links, tidy_html
 
 log = logging.getLogger(__name__)
 
-# Outputs that are programs. A report runs none, and their plain-text stand-ins say nothing to a reader.
-LIVE_OUTPUTS = {"application/javascript", "application/vnd.jupyter.widget-view+json"}
-
 # Of the forms that one output comes in, the first of these is shown.
 SHOWN_OUTPUTS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 
@@ -111,7 +108,8 @@ def _is_shown(output: NotebookNode, number: int) -> bool:
     shown = next((kind for kind in SHOWN_OUTPUTS if kind in data), "")
     if shown.startswith("image/") and not output.metadata.get(shown, {}).get("alt"):
         log.warning("cell %d: a figure has no alt text; show it with figure_output", number)
-    if LIVE_OUTPUTS & data.keys():
+    # A report runs no program, and the plain-text stand-ins of these say nothing to a reader.
+    if {"application/javascript", "application/vnd.jupyter.widget-view+json"} & data.keys():
         log.warning("cell %d: a widget or script output is left out of the report", number)
         return False
     return output.output_type == "error" or bool("".join(output.get("text", data.get(shown, ""))).strip())
