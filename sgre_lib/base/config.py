@@ -1,7 +1,5 @@
 """`config.yaml` of an experiment: written by training, read by everything that opens the folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

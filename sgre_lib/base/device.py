@@ -1,7 +1,5 @@
 """The device that computes: chosen, and in words."""
 
-from __future__ import annotations
-
 import torch
 
 from .errors import UserError

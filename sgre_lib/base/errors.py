@@ -1,7 +1,5 @@
 """Ends of a run that have a name: a mistake of the user's, a stop that was asked for, a loss that is no number."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """A mistake in the input. Its message is one line that says what is wrong, where, and what would be right.

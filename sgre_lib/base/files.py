@@ -1,7 +1,5 @@
 """Files that are either whole or absent, text and arrays read with an error that names the file, fingerprints."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

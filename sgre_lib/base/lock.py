@@ -1,7 +1,5 @@
 """The lock on a folder that is being written."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Where things are: the checkout, the folder that `data/` and `experiments/` are taken from, files that a setting names."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ They belong to the host process, so `import sgre_lib` sets none of them. The com
 program that uses the library sets them where it starts, or is started with `HOST_ENVIRONMENT`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys

@@ -4,8 +4,6 @@
 command line, the notebooks, the tables and `config.yaml` (`base/config.py`) all use these names.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib
@@ -128,7 +126,7 @@ class TrainSettings(Options):
         low=1,
     )  # fmt: skip
 
-    def check(self, *, needs_data: bool = True) -> TrainSettings:
+    def check(self, *, needs_data: bool = True) -> "TrainSettings":
         """These settings, or UserError naming the first option that cannot be. needs_data: `data` must be given."""
         super().check()
         if needs_data and not self.data:

@@ -1,7 +1,5 @@
 """Whether scores can be read as probabilities, and what a threshold costs: from scores and targets alone (numpy)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`sgre evaluate`: an experiment's best model scored on the test images."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

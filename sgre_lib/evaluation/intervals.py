@@ -8,8 +8,6 @@ The draws depend on the number of images alone. Two models scored on the same im
 and the difference of their resampled metrics is the paired bootstrap of "A is better than B".
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -4,8 +4,6 @@ The rules are the released code's, which differ from other groups' in two places
 `rule` for average precision and `never_predicted` for the per-label averages.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The files that an evaluation leaves in an experiment folder: written, read, and in words."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores of a model on the photos of a split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The figure that compares rows: a bar a row, with intervals and published values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

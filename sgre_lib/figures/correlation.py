@@ -1,7 +1,5 @@
 """Figures of what patches and labels attend to: shares of attention, and correlation beside label co-occurrence."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

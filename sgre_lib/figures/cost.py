@@ -1,7 +1,5 @@
 """The figure of what models reach over what they cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

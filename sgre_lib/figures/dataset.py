@@ -1,7 +1,5 @@
 """Figures of a dataset: its photos, its labels, and what they have to do with each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of maps over a photo's patches: alignment maps, with the boxes they are measured by, failures, positions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures label by label: average precision of models, and how well their heatmaps find objects against chance."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

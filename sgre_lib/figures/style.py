@@ -1,7 +1,5 @@
 """The one style of every figure, its alt text, and how it is saved."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Figures of scores: precision over recall, F1 over the threshold, and calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

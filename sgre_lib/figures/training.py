@@ -1,7 +1,5 @@
 """Figures of training: curves over epochs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
