@@ -68,7 +68,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. parameters: complete with the table's, without the seed. See the top for the other fields.
+    """One line of a table. parameters: complete with the table's, without the seed. Other fields: as in the file.
 
     stand_in: at a scale that replaces the real dataset by `mini`.
     """
@@ -85,7 +85,7 @@ class Row:
     heatmaps: int = 9
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
-    tolerance: float = 0.005
+    tolerance: float = 0.005  # half a point of mAP, within what reruns by others differ
     at_least: dict[str, float] = field(default_factory=dict)
     stand_in: bool = False
 

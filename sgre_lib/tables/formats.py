@@ -3,7 +3,8 @@ the evidence bears."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
@@ -12,9 +13,9 @@ from markupsafe import Markup
 from ..base.files import write_json, write_text
 from ..evaluation.intervals import COLUMNS
 from ..reports.display import html_table
-from .judge import RowResult, decimals, format_percent, judge_row
+from .judge import decimals, format_percent, judge_row
 from .results import TableResult
-from .run_folder import COST_COLUMNS, METRICS, RunResult
+from .run_folder import COST_COLUMNS, METRICS
 
 Cells = tuple[list[str], list[list[str]]]
 """A table's header and lines. The first cell of a line is its name; a line of one cell heads a group."""
@@ -22,8 +23,23 @@ Cells = tuple[list[str], list[list[str]]]
 Links = Mapping[str, str]
 """For names of rows, where their numbers lead. A row that is not there has no link."""
 
-
 NOTHING: Cells = ([], [])
+
+
+def make_cells(lines: list[dict[str, Any]], groups: Iterable[str] = ()) -> Cells:
+    """A table of lines that are all said by column. groups: of each line; a line of one cell goes before each group."""
+    grouped, group = [], ""
+    for line, name in zip_longest(lines, groups, fillvalue=""):
+        if name != group:
+            group = name
+            grouped.append([group])
+        grouped.append(list(line.values()))
+    return (list(lines[0]), grouped) if lines else NOTHING
+
+
+def make_row_cells(found: TableResult, lines: list[dict[str, Any]]) -> Cells:
+    """A table with a line for each row, in groups."""
+    return make_cells(lines, [row.row.group for row in found.rows])
 
 
 def result_cells(found: TableResult, links: Links | None = None) -> Cells:
@@ -34,27 +50,20 @@ def result_cells(found: TableResult, links: Links | None = None) -> Cells:
     """
     if found.table.kind == "cost":
         return NOTHING
-    frame, compared = _lines_of(found, "mAP"), found.differences().set_index("than")
-    texts = format_values(found, links)
-    columns: dict[str, list] = {"method": list(frame.index)}
-    published = has_published(found)
-    if published:
-        columns["mAP published"] = ["not on file" if pd.isna(one) else format_percent(one) for one in frame.published]
-    columns["mAP ours" if published else "mAP"] = [texts[name][0] for name in frame.index]
-    if published:
-        gaps = zip(frame.gap, frame.standard_error, strict=True)
-        columns["gap"] = ["-" if pd.isna(gap) else f"{100 * gap:+.{decimals(error)}f}" for gap, error in gaps]
-    if compared.difference.notna().any():
-        reference = found.reference.row.name
-        gaps = {reference: "-"} | {line.Index: format_difference(line) for line in compared.itertuples()}
-        columns[f"{reference} is better by (95 % interval)"] = [gaps.get(name, "same runs") for name in frame.index]
-    if published:
-        columns["verdict"] = [judge_row(row) for row in found.rows]
-    return list(columns), group_lines(found, list(map(list, zip(*columns.values(), strict=True))))
-
-
-def _lines_of(found: TableResult, metric: str) -> pd.DataFrame:
-    return found.values[found.values.metric == metric].set_index("row")
+    texts, published, compared = format_values(found, links), has_published(found), found.differences()
+    reference, lines = found.reference.row.name, []
+    differences = {line.than: format_difference(line) for line in compared.itertuples()} | {reference: "-"}
+    for row, value in zip(found.rows, found.values[found.values.metric == "mAP"].itertuples(), strict=True):
+        said = "not on file" if pd.isna(value.published) else format_percent(value.published)
+        line = {"method": value.row} | ({"mAP published": said} if published else {})
+        line["mAP ours" if published else "mAP"] = texts[value.row][0]
+        if published:
+            places = decimals(value.standard_error)
+            line["gap"] = "-" if pd.isna(value.gap) else f"{100 * value.gap:+.{places}f}"
+        if compared.difference.notna().any():
+            line[f"{reference} is better by (95 % interval)"] = differences.get(value.row, "same runs")
+        lines.append(line | ({"verdict": judge_row(row)} if published else {}))
+    return make_row_cells(found, lines)
 
 
 def has_published(found: TableResult) -> bool:
@@ -91,20 +100,25 @@ def metric_cells(found: TableResult, links: Links | None = None) -> Cells:
     if found.table.kind == "cost" or not (found.table.context or found.values.value.notna().any()):
         return NOTHING
     header = ["method", *(name.replace("top3_", "top-3 ") for name in COLUMNS)]
-    lines = group_lines(found, [[name, *texts] for name, texts in format_values(found, links).items()])
-    lines += [["published by others"]] if found.table.context and any(row.row.group for row in found.rows) else []
+    texts = [[name, *values] for name, values in format_values(found, links).items()]
     for entry in found.table.context:
-        lines.append([_context_name(entry), *(format_percent(entry.get("values", {}).get(name)) for name in COLUMNS)])
-    return header, lines
+        texts.append([_context_name(entry), *(format_percent(entry.get("values", {}).get(name)) for name in COLUMNS)])
+    groups = [row.row.group for row in found.rows]
+    others = ["published by others" if any(groups) else ""] * len(found.table.context)
+    return make_cells([dict(zip(header, line, strict=True)) for line in texts], groups + others)
 
 
-def label_cells(found: TableResult, links: Links | None = None) -> Cells:
-    """AP of each label, a line a label, a column a row; then context rows that give them."""
-    frame = found.labels
-    for entry in found.table.context:
-        if entry.get("labels"):
-            one = pd.Series(entry["labels"], name=_context_name(entry), dtype=float)
-            frame = pd.concat([frame, one.reindex(frame.index) if len(frame) else one], axis=1)
+def label_cells(found: TableResult, links: Links | None = None, most: int = 0) -> Cells:
+    """AP of each label, a line a label, a column a row; then context rows that give them.
+
+    Where no context row does, and there are more than `most` rows, it is left out: wider it is unreadable.
+    """
+    frame, others = found.labels, [entry for entry in found.table.context if entry.get("labels")]
+    if not others and len(frame.columns) > most:
+        return NOTHING
+    for entry in others:
+        one = pd.Series(entry["labels"], name=_context_name(entry), dtype=float)
+        frame = pd.concat([frame, one.reindex(frame.index) if len(frame) else one], axis=1)
     addresses = [(links or {}).get(name) for name in frame.columns]
     lines = [
         [name, *map(link_to, addresses, map(format_percent, values))] for name, *values in frame.itertuples(name=None)
@@ -117,33 +131,18 @@ def cost_cells(found: TableResult, links: Links | None = None) -> Cells:
     if found.table.kind != "cost":
         return NOTHING
     lines = []
-    for result, (name, texts) in zip(found.rows, format_values(found, links).items(), strict=True):
-        about = result.done[0].about if result.done else {}
+    for row, (name, texts) in zip(found.rows, format_values(found, links).items(), strict=True):
+        about = row.done[0].about if row.done else {}
+        measured = dict(zip((header for header, _, _ in COST_COLUMNS.values()), texts, strict=True))
         batch = str(about.get("parameters", {}).get("batch_size", "-"))
-        lines.append([name, *texts, batch, about.get("device", "-"), judge_row(result)])
-    header = ["method", *(header for header, _, _ in COST_COLUMNS.values()), "images a step", "device", "state"]
-    return header, group_lines(found, lines)
-
-
-def publishes_labels(found: TableResult) -> bool:
-    """Whether others publish the AP of single labels."""
-    return any(entry.get("labels") for entry in found.table.context)
+        said = {"images a step": batch, "device": about.get("device", "-"), "state": judge_row(row)}
+        lines.append({"method": name} | measured | said)
+    return make_row_cells(found, lines)
 
 
 def _context_name(entry: dict[str, Any]) -> str:
     name = entry["method"] + (f" ({entry['backbone']})" if entry.get("backbone") else "")
     return f"{name}; source: {entry['source']}"
-
-
-def group_lines(found: TableResult, lines: list[list[str]]) -> list[list[str]]:
-    """The lines with a line of one cell, the heading, before each group."""
-    grouped, group = [], ""
-    for result, line in zip(found.rows, lines, strict=True):
-        if result.row.group != group:
-            group = result.row.group
-            grouped.append([group])
-        grouped.append(line)
-    return grouped
 
 
 def describe_choices(found: TableResult) -> list[str]:
@@ -158,7 +157,7 @@ def describe_choices(found: TableResult) -> list[str]:
 
 
 def write_table(found: TableResult) -> None:
-    """Write table.csv, table.md, table.html and table.json, which holds all that a report can say of the table."""
+    """Write table.csv, table.md, table.html and table.json."""
     write_text(found.folder / "table.csv", format_csv(found))
     write_text(found.folder / "table.md", format_markdown(found))
     write_text(found.folder / "table.html", format_html(found))
@@ -167,22 +166,23 @@ def write_table(found: TableResult) -> None:
 
 def format_csv(found: TableResult) -> str:
     """One line a row at full precision; fractions. For every metric: ours, deviation over seeds, published, gap."""
-    rows, cost = found.rows, found.table.kind == "cost"
-    columns: dict[str, Any] = {
-        "row": [row.row.name for row in rows],
-        "group": [row.row.group for row in rows],
-        "state": [row.state for row in rows],
-        "verdict": [judge_row(row) for row in rows],
-        "seconds": [f"{row.seconds:.1f}" if row.seconds else "" for row in rows],
-        "seeds": [" ".join(str(run.run.seed) for run in row.done) for row in rows],
-    }
+    lines = [
+        {
+            "row": row.row.name,
+            "group": row.row.group,
+            "state": row.state,
+            "verdict": judge_row(row),
+            "seconds": f"{row.seconds:.1f}" if row.seconds else "",
+            "seeds": " ".join(str(run.run.seed) for run in row.done),
+        }
+        for row in found.rows
+    ]
+    frame, values = pd.DataFrame(lines).set_index("row"), found.values.set_index("row")
+    kinds = {"": "value", "_std": "deviation", "_published": "published", "_gap": "gap"}
     for metric in METRICS[found.table.kind]:
-        frame = _lines_of(found, metric)
-        columns[metric] = frame.value.to_numpy()
-        if not cost:
-            columns[f"{metric}_std"] = frame.deviation.to_numpy()
-            columns[f"{metric}_published"], columns[f"{metric}_gap"] = frame.published.to_numpy(), frame.gap.to_numpy()
-    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+        for suffix, column in kinds.items() if found.table.kind != "cost" else [("", "value")]:
+            frame[metric + suffix] = values.loc[values.metric == metric, column]
+    return frame.to_csv(lineterminator="\n")
 
 
 def _blocks(found: TableResult) -> dict[str, Cells]:
@@ -190,7 +190,7 @@ def _blocks(found: TableResult) -> dict[str, Cells]:
     parts = {
         f"{found.table.title} (percent)": result_cells(found),
         "All metrics (percent)": metric_cells(found),
-        "AP of each label (percent)": label_cells(found) if publishes_labels(found) else NOTHING,
+        "AP of each label (percent)": label_cells(found),
         "Cost": cost_cells(found),
     }
     return {caption: cells for caption, cells in parts.items() if cells[1]}
@@ -220,42 +220,20 @@ def format_html(found: TableResult) -> str:
 
 
 def describe_table(found: TableResult) -> dict[str, Any]:
-    """A table and its results as plain values; folders and files are relative to the folder of results."""
+    """What is declared, and the pandas tables of `TableResult` line by line, as plain values."""
     table = found.table
     declared = {name: value for name, value in vars(table).items() if name not in ("name", "path", "rows", "claims")}
+    rows = [
+        {**vars(row.row), "slug": row.row.slug, "state": row.state, "verdict": judge_row(row)} for row in found.rows
+    ]
+    frames = {"values": found.values, "runs": found.runs, "claims": found.claims, "differences": found.differences()}
     return {
         "table": table.name,
         **declared,
         "source": table.path.name,
-        "groups": list(dict.fromkeys(row.row.group for row in found.rows)),
-        "rows": [_describe_row(row, found) for row in found.rows],
-        "claims": [_describe_pair(line) for line in found.claims.to_dict("records")],
+        "rows": rows,
+        **{name: frame.to_dict("records") for name, frame in frames.items()},
+        "labels": found.labels.to_dict(),
         "reference": found.reference.row.name,
-        "differences": [_describe_pair(line) for line in found.differences().to_dict("records")],
         "choices": describe_choices(found),
-        "report": f"{table.name}/report.html",
     }
-
-
-def _describe_pair(line: dict[str, Any]) -> dict[str, Any]:
-    numbers = {name: line.pop(name) for name in ("difference", "low", "high", "probability")}
-    return line | {"evidence": {} if pd.isna(numbers["difference"]) else numbers}
-
-
-def _describe_row(result: RowResult, found: TableResult) -> dict[str, Any]:
-    return {
-        "row": result.row.name, "slug": result.row.slug, **vars(result.row), "state": result.state,
-        "verdict": judge_row(result), "error": result.error, "metrics": result.metrics, "std": result.spreads,
-        "standard_error": result.errors, "labels": result.labels, "seconds": result.seconds,
-        "runs": [_describe_run(run, found) for run in result.runs],
-    }  # fmt: skip
-
-
-def _describe_run(run: RunResult, found: TableResult) -> dict[str, Any]:
-    named = ("started", "ended", "code_version", "clean", "versions", "device", "data_fingerprint")
-    return {
-        "run": run.folder.name, "key": run.run.key, "seed": run.run.seed, "state": run.state, "metrics": run.metrics,
-        "seconds": run.seconds, "error": run.error, "folder": run.folder.relative_to(found.root).as_posix(),
-        "files": [path.relative_to(found.root).as_posix() for path in (*run.notebooks, *run.files)],
-        **{name: run.about.get(name) for name in named},
-    }  # fmt: skip

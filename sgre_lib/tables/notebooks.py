@@ -32,11 +32,6 @@ NOTEBOOKS = PREPARE, TRAIN, EVALUATE, VISUALIZE, COST, REPORT, START = (
 )  # fmt: skip
 """The notebooks that tables and their report are made of."""
 
-KERNEL = "python3"
-
-LONGEST_SOCKET = 100
-"""Bytes of a socket's path that Linux allows, 107, less what is added to the name."""
-
 
 class LocalKernelManager(AsyncKernelManager):
     """A kernel reached over sockets of this machine, not its network, where the system's path lengths allow it."""
@@ -51,7 +46,7 @@ class LocalKernelManager(AsyncKernelManager):
         super().__init__(*arguments, **options)
         # Named here: kernels started side by side would otherwise all take `kernel-ipc` in the working directory.
         socket = Path(jupyter_runtime_dir(), f"sgre-{uuid.uuid4().hex[:12]}")
-        if sys.platform == "linux" and len(bytes(socket)) < LONGEST_SOCKET:
+        if sys.platform == "linux" and len(bytes(socket)) < 100:  # of 107, with what is added
             socket.parent.mkdir(parents=True, exist_ok=True)
             self.transport, self.ip = "ipc", str(socket)
 
@@ -87,8 +82,7 @@ def notebook_parameters(notebook: str) -> dict[str, Any]:
     """The parameters that a numbered notebook takes: name -> papermill's description."""
     import papermill
 
-    path = notebooks_folder() / f"{notebook}.ipynb"
-    return papermill.inspect_notebook(str(path))
+    return papermill.inspect_notebook(str(notebooks_folder() / f"{notebook}.ipynb"))
 
 
 def machine_parameters(notebook: str, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +136,7 @@ def run_notebook(
                 str(notebooks_folder() / f"{notebook}.ipynb"),
                 str(output),
                 parameters=parameters,
-                kernel_name=KERNEL,
+                kernel_name="python3",
                 cwd=str(notebooks_folder()),
                 progress_bar=False,
                 coalesce_streams=True,
@@ -151,10 +145,10 @@ def run_notebook(
                 # as a message, whatever this level is.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
-        except PapermillExecutionError as error:
-            raise NotebookFailed(f"{notebook}: {error.ename}: {' '.join(str(error.evalue).split())[:300]}") from None
-        except RuntimeError as error:  # a kernel that died or did not answer
-            raise NotebookFailed(f"{notebook}: {' '.join(str(error).split())[:300]}") from None
+        except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError: a kernel that died or did not answer
+            name = f"{error.ename}: " if isinstance(error, PapermillExecutionError) else ""
+            text = " ".join(str(getattr(error, "evalue", error)).split())[:300]
+            raise NotebookFailed(f"{notebook}: {name}{text}") from None
     return output
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -26,9 +27,16 @@ from ..base.settings import TrainSettings
 from ..figures import CostPoint
 from ..reports.display import figure_output, markdown_output, table_output
 from ..training.history import read_history
-from . import formats
 from .declaration import COST_PARAMETERS
-from .formats import Cells, link_to
+from .formats import (
+    Cells,
+    describe_choices,
+    format_difference,
+    has_published,
+    link_to,
+    make_cells,
+    make_row_cells,
+)
 from .judge import RowResult, format_metric, format_percent, judge_row
 from .notebooks import COST, EVALUATE, REPORT
 from .plan import format_hours, table_argument
@@ -94,7 +102,7 @@ def describe_table(found: TableResult) -> str:
 def describe_remarks(found: TableResult) -> str:
     """What is to be said of single rows: failures, floors, and choices of ours; a Markdown list."""
     remarkable = [row for row in found.rows if row.state not in ("done", "not run") or (row.done and row.row.at_least)]
-    said = [*(f"{row.row.name}: {judge_row(row)}" for row in remarkable), *formats.describe_choices(found)]
+    said = [*(f"{row.row.name}: {judge_row(row)}" for row in remarkable), *describe_choices(found)]
     return "\n".join(f"- {escape(sentence, quote=False)}" for sentence in said)
 
 
@@ -102,28 +110,13 @@ def describe_published(found: TableResult) -> str:
     """What of the published values is on file."""
     if found.table.kind == "cost":
         return "nothing to compare with: costs are measured here"
-    if not formats.has_published(found):
+    if not has_published(found):
         return "nothing is published for mini"
     missing = [row.row.name for row in found.rows if not row.row.published]
     if not missing:
         return "on file for every row"
     which = " for any row" if len(missing) == len(found.rows) else f" for {', '.join(missing)}"
     return "published value not on file" + which
-
-
-def describe_claims(found: TableResult) -> str:
-    """How many claims there are of each verdict: `holds: 2, not decided: 1`."""
-    counts = found.claims.verdict.value_counts(sort=False)
-    return ", ".join(f"{verdict}: {number}" for verdict, number in counts.items()) or "no claim is declared"
-
-
-def describe_command(found: TableResult, seeds: Iterable[int] | None = None) -> str:
-    """How to run what is missing or, where all is done, all of it again; Markdown."""
-    done = all(row.state == "done" for row in found.rows)
-    command = reproduce_command(found, seeds)
-    if done:
-        return f"Every row is done. `{command} --force` runs all again and keeps what was there under another name."
-    return f"What is missing runs with `{command}`."
 
 
 def reproduce_command(found: TableResult, seeds: Iterable[int] | None = None) -> str:
@@ -134,20 +127,18 @@ def reproduce_command(found: TableResult, seeds: Iterable[int] | None = None) ->
 
 def claim_cells(found: TableResult) -> Cells:
     """What became of each claim, with the interval of the difference."""
-    lines, links, rows = [], row_links(found), {row.row.name: row for row in found.rows}
-    for claim in found.claims.itertuples():
-        share = "-" if np.isnan(claim.probability) else f"{100 * claim.probability:.0f} %"
-        values = [(name, format_metric(rows[name], claim.metric)) for name in (claim.better, claim.than)]
-        shown = [link_to(links.get(name), value) for name, value in values]
-        said = f"{claim.better} is better than {claim.than} in {claim.metric}"
-        lines.append([said, claim.verdict, formats.format_difference(claim), share, *shown])
-    return ["claim", "verdict", "difference (95 % interval)", "resamples above 0", "better", "than"], lines
-
-
-def narrow_label_cells(found: TableResult) -> Cells:
-    """AP label by label where others publish it or the rows are few; wider it is unreadable."""
-    few = 0 < len(found.labels.columns) <= MOST_LINES
-    return formats.label_cells(found, row_links(found)) if few or formats.publishes_labels(found) else formats.NOTHING
+    links, rows = row_links(found), {row.row.name: row for row in found.rows}
+    return make_cells([
+        {
+            "claim": f"{claim.better} is better than {claim.than} in {claim.metric}",
+            "verdict": claim.verdict,
+            "difference (95 % interval)": format_difference(claim),
+            "resamples above 0": "-" if np.isnan(claim.probability) else f"{100 * claim.probability:.0f} %",
+            "better": link_to(links.get(claim.better), format_metric(rows[claim.better], claim.metric)),
+            "than": link_to(links.get(claim.than), format_metric(rows[claim.than], claim.metric)),
+        }
+        for claim in found.claims.itertuples()
+    ])  # fmt: skip
 
 
 def rule_cells(found: TableResult) -> Cells:
@@ -156,82 +147,88 @@ def rule_cells(found: TableResult) -> Cells:
     for row in found.rows:
         said = read_json(row.shown.folder / "experiment" / "result.json") if row.done else None
         if said and "mAP_non_interpolated" in said:
-            touched = [len(said[key]) for key in ("labels_never_predicted", "labels_without_positives")]
-            texts = [format_percent(said[key]) for key in ("mAP", "mAP_non_interpolated")]
-            rules = [link_to(run_address(row.shown, found), text) for text in texts]
-            lines.append([row.row.name, *rules, said["never_predicted"], said["threshold"], *touched])
-    header = ["row", "mAP interpolated", "mAP non-interpolated", "never predicted counts", "threshold",
-              "labels never predicted", "labels without a test image"]  # fmt: skip
-    return header, lines
+            address = run_address(row.shown, found)
+            lines.append({
+                "row": row.row.name,
+                "mAP interpolated": link_to(address, format_percent(said["mAP"])),
+                "mAP non-interpolated": link_to(address, format_percent(said["mAP_non_interpolated"])),
+                "never predicted counts": said["never_predicted"],
+                "threshold": said["threshold"],
+                "labels never predicted": len(said["labels_never_predicted"]),
+                "labels without a test image": len(said["labels_without_positives"]),
+            })  # fmt: skip
+    return make_cells(lines)
 
 
 def row_cells(found: TableResult) -> Cells:
     """What each row is: words, the settings in which rows differ, seeds, and the time a run takes."""
-    values = _settings(found)
-    differing = {name: texts for name, texts in values.items() if len(set(texts)) > 1}
+    settings = _settings(found)
+    differing = settings.loc[:, settings.nunique() > 1]
     lines = []
-    for number, result in enumerate(found.rows):
+    for result, values in zip(found.rows, differing.to_dict("records"), strict=True):
         row = result.row
-        marked = [texts[number] + (" (ours)" if name in row.ours else "") for name, texts in differing.items()]
-        expected = format_hours(row.hours) if row.hours is not None else "-"
-        took = format_hours(result.seconds / 3600) if result.seconds else "-"
-        seeds = ", ".join(map(str, row.seeds))
-        lines.append([row.name, row.about or "-", *marked, seeds, expected, row.hardware or "-", took])
-    header = ["row", "what it is", *differing, "seeds", "expected a run", "on", "measured"]
-    return header, formats.group_lines(found, lines)
+        lines.append({
+            "row": row.name,
+            "what it is": row.about or "-",
+            **{name: text + (" (ours)" if name in row.ours else "") for name, text in values.items()},
+            "seeds": ", ".join(map(str, row.seeds)),
+            "expected a run": format_hours(row.hours) if row.hours is not None else "-",
+            "on": row.hardware or "-",
+            "measured": format_hours(result.seconds / 3600) if result.seconds else "-",
+        })  # fmt: skip
+    return make_row_cells(found, lines)
 
 
 def shared_cells(found: TableResult) -> Cells:
-    """The settings that all rows have in common, and which of them are our choice."""
-    ours = set.intersection(*(set(row.row.ours) for row in found.rows))
-    with_choice = found.table.scale != "mini"
-    lines = [
-        [name, texts[0], *(["ours" if name in ours else "as published or by default"] if with_choice else [])]
-        for name, texts in _settings(found).items()
-        if len(set(texts)) == 1
-    ]
-    return ["setting", "value", "whose choice"][: 2 + with_choice], lines
+    """The settings that all rows have in common and, but at mini scale, which of them are our choice."""
+    settings, lines = _settings(found), []
+    for name, value in settings.loc[:, settings.nunique() == 1].iloc[0].items():
+        ours = all(name in row.row.ours for row in found.rows)
+        choice = {"whose choice": "ours" if ours else "as published or by default"}
+        lines.append({"setting": name, "value": value} | (choice if found.table.scale != "mini" else {}))
+    return make_cells(lines)
 
 
-def _settings(found: TableResult) -> dict[str, list[str]]:
-    """Every setting that some row declares, with each row's value as text."""
+def _settings(found: TableResult) -> pd.DataFrame:
+    """Every setting that some row declares, with each row's value as text; a line a row, a column a setting."""
     defaults = vars(TrainSettings()) | COST_PARAMETERS
     names = sorted({name for row in found.rows for name in row.row.parameters})
-    return {name: [str(row.row.parameters.get(name, defaults[name])) for row in found.rows] for name in names}
+    return pd.DataFrame([{name: str((defaults | row.row.parameters)[name]) for name in names} for row in found.rows])
 
 
 def run_cells(found: TableResult) -> Cells:
     """The runs behind each row: where every number comes from. Row by row, with an anchor `runs-<slug>` each."""
-    lines = []
+    lines, groups = [], []
     for row in found.rows:
-        lines.append([Markup('<span id="runs-{}">{}</span>').format(row.row.slug, row.row.name)])
         for run in row.runs:
-            place, about, value = run_address(run, found), run.about, format_metric(RowResult(row.row, [run]), "mAP")
-            seed = f"seed {run.run.seed}"
-            paths = [*run.notebooks, *run.files] if run.state != "not run" else []
+            place, paths = run_address(run, found), [*run.notebooks, *run.files] if run.state != "not run" else []
+            value = link_to(place, format_metric(RowResult(row.row, [run]), "mAP"))
             links = [link_to(_address(path, found.folder), path.stem) for path in paths]
-            lines.append([
-                link_to(place, seed), run.state, *([link_to(place, value)] if found.table.kind != "cost" else []),
-                (about.get("started") or "-")[:16].replace("T", " "),
-                format_hours(run.seconds / 3600) if run.seconds else "-",
-                about.get("code_version") or "-", about.get("device") or "-", Markup(", ").join(links) or "-",
-            ])  # fmt: skip
-    value = ["mAP"] if found.table.kind != "cost" else []
-    return ["run", "state", *value, "started (UTC)", "took", "code", "device", "executed notebooks and files"], lines
+            lines.append({
+                "run": link_to(place, f"seed {run.run.seed}"),
+                "state": run.state,
+                **({"mAP": value} if found.table.kind != "cost" else {}),
+                "started (UTC)": (run.about.get("started") or "-")[:16].replace("T", " "),
+                "took": format_hours(run.seconds / 3600) if run.seconds else "-",
+                "code": run.about.get("code_version") or "-",
+                "device": run.about.get("device") or "-",
+                "executed notebooks and files": Markup(", ").join(links) or "-",
+            })  # fmt: skip
+            groups.append(Markup('<span id="runs-{}">{}</span>').format(row.row.slug, row.row.name))
+    return make_cells(lines, groups)
 
 
 def localisation_cells(found: TableResult) -> Cells:
     """How well heatmaps find their labels' boxes, of the runs that `sgre localise` has measured."""
-    lines = []
+    header, lines = ["pointing", "its chance", "its ceiling", "share", "its chance", "its ceiling"], []
     for row in found.rows:
         for run in row.done:
-            measured = read_localisation(run)
-            if measured:
+            if measured := read_localisation(run):
                 name = row.row.name + (f", seed {run.run.seed}" if len(row.runs) > 1 else "")
                 texts = [format_percent(measured["mean_over_labels"][key]) for key in LOCALISATION]
                 place = run_address(run, found)
                 lines.append([name, *(link_to(place, text) for text in texts), measured["map"]])
-    return ["row", "pointing", "its chance", "its ceiling", "share", "its chance", "its ceiling", "map"], lines
+    return ["row", *header, "map"], lines
 
 
 def read_localisation(run: RunResult) -> dict | None:
@@ -317,17 +314,14 @@ def draw_costs(found: TableResult) -> dict[str, Figure]:
 
 def find_gflops(result: RowResult, costs: list[dict]) -> float | None:
     """GFLOPs an image of a row's model, by a cost run with the same model, size and number of labels; else None."""
-    wanted = _costly(result.row.parameters) | {"label_count": len(result.labels)}
-    for cost in costs:
-        parameters = cost.get("parameters", {})
-        if _costly(parameters) | {"label_count": parameters.get("label_count")} == wanted:
-            return cost.get("metrics", {}).get("gflops")
-    return None
 
+    def read_costly(parameters: dict[str, Any]) -> list[Any]:
+        values = vars(TrainSettings()) | parameters
+        return [values.get(name) for name in (*COSTLY, "label_count")]
 
-def _costly(parameters: dict[str, Any]) -> dict[str, Any]:
-    values = vars(TrainSettings()) | parameters
-    return {name: values[name] for name in COSTLY}
+    wanted = read_costly(result.row.parameters | {"label_count": len(result.labels)})
+    same = (cost for cost in costs if read_costly(cost.get("parameters", {})) == wanted)
+    return next(same, {}).get("metrics", {}).get("gflops")
 
 
 def draw_pointing(found: TableResult) -> dict[str, Figure]:
@@ -362,18 +356,22 @@ def overview_cells(everything: list[TableResult], scale: str, seeds: Iterable[in
     lines = []
     for found in everything:
         if found.table.scale == scale:
-            page = link_to(_address(found.folder / f"{REPORT}.ipynb", found.root), found.table.title)
-            said = [found.describe_rows(), describe_claims(found), describe_published(found)]
+            verdicts = found.claims.verdict.value_counts(sort=False)
             done = all(row.state == "done" for row in found.rows)
-            lines.append([page, *said, found.describe_time() or "-", "-" if done else reproduce_command(found, seeds)])
-    return ["table", "rows", "claims", "published values", "time", "to run what is missing"], lines
+            lines.append({
+                "table": link_to(_address(found.folder / f"{REPORT}.ipynb", found.root), found.table.title),
+                "rows": found.describe_rows(),
+                "claims": ", ".join(f"{one}: {count}" for one, count in verdicts.items()) or "no claim is declared",
+                "published values": describe_published(found),
+                "time": found.describe_time() or "-",
+                "to run what is missing": "-" if done else reproduce_command(found, seeds),
+            })  # fmt: skip
+    return make_cells(lines)
 
 
 def verdict_cells(everything: list[TableResult]) -> Cells:
     """Every claim that could be judged, table by table, in a sentence."""
-    lines = []
-    for found in everything:
-        judged = found.claims[found.claims.verdict != "not measured"]
-        lines += [[found.table.title]] if len(judged) else []
-        lines += [[f"{one.better} over {one.than}", one.verdict, one.sentence] for one in judged.itertuples()]
-    return ["claim", "verdict", "evidence"], lines
+    judged = [(found.table.title, one) for found in everything for one in found.claims.itertuples()]
+    judged = [(title, one) for title, one in judged if one.verdict != "not measured"]
+    lines = [{"claim": f"{a.better} over {a.than}", "verdict": a.verdict, "evidence": a.sentence} for _, a in judged]
+    return make_cells(lines, [title for title, _ in judged])

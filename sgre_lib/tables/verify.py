@@ -70,13 +70,14 @@ def _verify_run(run: RunResult) -> Iterator[str]:
 
 def _verify_table_files(folder: Path, outcome: list[RowResult]) -> Iterator[str]:
     lines = pd.read_csv(folder / "table.csv").set_index("row").to_dict("index")
-    listed = {row["row"]: row for row in (read_json(folder / "table.json") or {}).get("rows", [])}
+    listed = {result.row.name: {} for result in outcome}
+    for value in (read_json(folder / "table.json") or {}).get("values", []):
+        listed.setdefault(value["row"], {})[value["metric"]] = value["value"]
     for result in outcome:
         name = result.row.name
         derived = {**result.metrics, **{f"{metric}_std": value for metric, value in result.spreads.items()}}
         yield from _differences(f"table.csv: {name}", lines.get(name, {}), derived, derived)
-        metrics = listed.get(name, {}).get("metrics", {})
-        yield from _differences(f"table.json: {name}", metrics, result.metrics, result.metrics)
+        yield from _differences(f"table.json: {name}", listed[name], result.metrics, result.metrics)
 
 
 def _differences(where: str, said: dict[str, Any], derived: dict[str, Any], names) -> Iterator[str]:
