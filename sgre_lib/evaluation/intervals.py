@@ -86,9 +86,8 @@ def resample_metrics(
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets, bool)
     if counts is None:
         counts = draw_counts(len(scores), resample_count(*scores.shape))
-    mask = None if ignore is None or not len(ignore) else np.asarray(ignore)
-    kept = np.ones_like(targets) if mask is None else mask == 0
-    columns = [bootstrap_map(scores, targets, mask, counts)]
+    kept = True if ignore is None or not len(ignore) else np.asarray(ignore) == 0
+    columns = [bootstrap_map(scores, targets, ignore, counts)]
     for values in (scores, keep_topk(scores, topk)):
         predicted, positives = (values >= threshold) & kept, targets & kept
         sums = [counts @ marks.astype(np.float64) for marks in (predicted & positives, predicted, positives)]

@@ -42,14 +42,13 @@ def draw_heatmap(
         shares = np.asarray(maps, dtype=np.float64) * maps.shape[1] * maps.shape[2]
         top = max(2.0, float(shares.max(initial=0.0)))
         grey = photo.convert("L")
-        shown = None
         for ax, share, label, score, outcome in zip(axes[1:], shares, labels, scores, outcomes, strict=False):
             ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
             smooth = Image.fromarray(share.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
             smooth = np.asarray(smooth).clip(0, top)
             shown = ax.imshow(smooth, cmap="magma", vmin=0, vmax=top, alpha=0.85 * np.sqrt(smooth / top))
             ax.set_title(f"{label} {score:.2f}\n{outcome}".rstrip(), fontsize=8)
-        if shown is not None:
+        if len(labels):
             bar = figure.colorbar(shown, ax=axes, shrink=0.8, aspect=25, pad=0.02)
             bar.set_label("times even", fontsize=8)
             bar.solids.set_alpha(1)
