@@ -4,12 +4,11 @@ How one is written stands in `experiments/README.md`; `table.schema.json` says o
 module what no schema can say: names that refer to rows, settings, and what a scale changes.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re
 from collections import ChainMap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,7 +230,7 @@ def _read_entries(path: str | Path, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _schema_check():
+def _schema_check() -> Callable[[dict], dict]:
     import fastjsonschema
 
     text = Path(__file__).with_name("table.schema.json").read_text(encoding="utf-8")

@@ -1,8 +1,6 @@
 """A table as papers print it, and its files: CSV and JSON at full precision, Markdown and HTML with as many digits as
 the evidence bears."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any

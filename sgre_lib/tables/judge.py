@@ -5,8 +5,6 @@ half a point, none where it is larger. With several seeds a value is their mean,
 The standard error is that of `intervals.standard_error`: of the test images and, with several seeds, of the seeds.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ Papermill calls a run that timed out complete, and only warns about parameters t
 parameters are refused first, and nobody takes an executed notebook for a success: results are files of their own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -39,7 +37,7 @@ class LocalKernelManager(AsyncKernelManager):
     environment: ClassVar[Mapping[str, str]] = {}
     """Variables that the kernel has on top of this process's."""
 
-    running: ClassVar[set[LocalKernelManager]] = set()
+    running: ClassVar[set["LocalKernelManager"]] = set()
     """The kernels of this process that have been started and not shut down."""
 
     def __init__(self, *arguments, **options):
@@ -63,8 +61,7 @@ class LocalKernelManager(AsyncKernelManager):
 def interrupt_kernels() -> None:
     """Interrupt the running cell of every kernel that this process has started: training then saves and leaves."""
     for manager in list(LocalKernelManager.running):
-        pid = getattr(manager.provisioner, "pid", None)
-        if pid:
+        if pid := getattr(manager.provisioner, "pid", None):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)
 
@@ -155,9 +152,8 @@ def run_notebook(
 @contextlib.contextmanager
 def _watch(label: str, history: Path | None, epochs: int, progress: bool) -> Iterator[None]:
     """A progress bar beside a running notebook: epochs, where there is a history to read, else seconds."""
-    stop = threading.Event()
-    total, disable = epochs or None if history else None, None if progress else True
-    bar = tqdm(total=total, desc=label, unit="epoch", leave=False, disable=disable)
+    stop, total = threading.Event(), (epochs or None) if history else None
+    bar = tqdm(total=total, desc=label, unit="epoch", leave=False, disable=None if progress else True)
 
     def follow() -> None:
         while not stop.wait(0.5):

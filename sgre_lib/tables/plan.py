@@ -1,7 +1,5 @@
 """Which tables there are, which of their runs are still to do, and how long those are expected to take."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

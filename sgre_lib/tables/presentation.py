@@ -5,8 +5,6 @@ nothing to say. Addresses are relative to the folder that the executed notebook 
 notebook 20, the folder of results for notebook 21.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

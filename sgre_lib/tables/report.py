@@ -8,8 +8,6 @@ Every number of ours in a table leads to its run's pages. A notebook is executed
 file or the code behind it have changed; `reports.folder` makes the pages, again only where they have changed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

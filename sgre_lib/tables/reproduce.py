@@ -5,8 +5,6 @@ behind them are in `experiments/results/runs/` (see `run_folder`), where tables 
 side by side: each run is locked by the one that is at it, a table only while it is written.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterable

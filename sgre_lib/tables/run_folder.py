@@ -16,8 +16,6 @@ A run is done when its own run.json is there and says the declared parameters; n
 notebook's presence is taken for success.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,21 +86,15 @@ def read_run(run: Run, results: Path) -> RunResult:
     folder = run_folder(run, results)
     if read_json(folder / "declared.json") is None:
         return RunResult(run, "not run", folder)
-    about = read_json(folder / "run.json")
-    if about is not None and _is_same(run, about) and (folder / result_file(run)).exists():
-        return RunResult(
-            run, "done", folder, about["metrics"], about.get("labels", {}), read_resamples(folder),
-            seconds=about.get("seconds", 0.0), about=about,
-        )  # fmt: skip
-    failed = read_json(folder / "failed.json")
+    about, failed = read_json(folder / "run.json"), read_json(folder / "failed.json")
+    said = about and about.get("parameters")
+    same = isinstance(said, dict) and Run(run.kind, said, run.slug).key == run.key
+    if same and (folder / result_file(run)).exists():
+        measured = {"metrics": about["metrics"], "labels": about.get("labels", {}), "resamples": read_resamples(folder)}
+        return RunResult(run, "done", folder, **measured, seconds=about.get("seconds", 0.0), about=about)
     if failed is not None:
         return RunResult(run, "failed", folder, error=failed.get("error", ""))
     return RunResult(run, "interrupted", folder)
-
-
-def _is_same(run: Run, about: dict) -> bool:
-    parameters = about.get("parameters")
-    return isinstance(parameters, dict) and Run(run.kind, parameters, run.slug).key == run.key
 
 
 def result_file(run: Run) -> str:

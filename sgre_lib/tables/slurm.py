@@ -1,7 +1,5 @@
 """A Slurm array script for the runs that are missing."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Verification: every number of a table derived again from the scores that its runs stored."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path
