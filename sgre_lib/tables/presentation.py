@@ -26,15 +26,7 @@ from ..figures import CostPoint
 from ..reports.display import figure_output, markdown_output, table_output
 from ..training.history import read_history
 from .declaration import COST_PARAMETERS
-from .formats import (
-    Cells,
-    describe_choices,
-    format_difference,
-    has_published,
-    link_to,
-    make_cells,
-    make_row_cells,
-)
+from .formats import Cells, describe_choices, format_difference, has_published, link_to, make_cells, make_row_cells
 from .judge import RowResult, format_metric, format_percent, judge_row
 from .notebooks import COST, EVALUATE, REPORT
 from .plan import format_hours, table_argument
@@ -111,10 +103,8 @@ def describe_published(found: TableResult) -> str:
     if not has_published(found):
         return "nothing is published for mini"
     missing = [row.row.name for row in found.rows if not row.row.published]
-    if not missing:
-        return "on file for every row"
-    which = " for any row" if len(missing) == len(found.rows) else f" for {', '.join(missing)}"
-    return "published value not on file" + which
+    which = "any row" if len(missing) == len(found.rows) else ", ".join(missing)
+    return f"published value not on file for {which}" if missing else "on file for every row"
 
 
 def reproduce_command(found: TableResult, seeds: Iterable[int] | None = None) -> str:
@@ -218,7 +208,7 @@ def run_cells(found: TableResult) -> Cells:
 
 def localisation_cells(found: TableResult) -> Cells:
     """How well heatmaps find their labels' boxes, of the runs that `sgre localise` has measured."""
-    header, lines = ["pointing", "its chance", "its ceiling", "share", "its chance", "its ceiling"], []
+    lines = []
     for row in found.rows:
         for run in row.done:
             if measured := read_localisation(run):
@@ -226,7 +216,7 @@ def localisation_cells(found: TableResult) -> Cells:
                 texts = [format_percent(measured["mean_over_labels"][key]) for key in LOCALISATION]
                 place = run_address(run, found)
                 lines.append([name, *(link_to(place, text) for text in texts), measured["map"]])
-    return ["row", *header, "map"], lines
+    return ["row", "pointing", "its chance", "its ceiling", "share", "its chance", "its ceiling", "map"], lines
 
 
 def read_localisation(run: RunResult) -> dict | None:
@@ -324,8 +314,8 @@ def find_gflops(result: RowResult, costs: list[dict]) -> float | None:
 
 def draw_pointing(found: TableResult) -> dict[str, Figure]:
     """How often a heatmap's peak is in a box of its label, label by label; the first seed of each row."""
-    measured = {row.row.name: read_localisation(row.shown) for row in _measured(found)}
-    measured = {name: one["labels"] for name, one in measured.items() if one}
+    read = {row.row.name: read_localisation(row.shown) for row in _measured(found)}
+    measured = {name: one["labels"] for name, one in read.items() if one}
     if not measured:
         return {}
     first = next(iter(measured.values()))
