@@ -1,12 +1,17 @@
-"""Settings of the process that computes: how threads wait, and what the C library does with freed memory.
+"""The process that computes: how threads wait, what the C library does with freed memory, who handles its signals.
 
-They belong to the host process, so `import sgre_lib` sets none of them. The command line does for its own process; a
-program that uses the library sets them where it starts, or is started with `HOST_ENVIRONMENT`.
+All that belongs to the host process, so `import sgre_lib` sets none of it. The command line does for its own process; a
+program that uses the library sets it where it starts, or is started with `HOST_ENVIRONMENT`.
 """
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 KEPT_BYTES = (1 << 31) - 1
 LARGEST_BLOCK = 1 << 30
@@ -47,3 +52,15 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+@contextlib.contextmanager
+def handling_signals(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """Give these signals to `handler` inside the block. In a thread, which may handle none, they are left alone."""
+    may_handle = threading.current_thread() is threading.main_thread()
+    old = {number: signal.signal(number, handler) for number in numbers if may_handle}
+    try:
+        yield
+    finally:
+        for number, before in old.items():
+            signal.signal(number, before)

@@ -103,11 +103,8 @@ def _make_steps(
     def train() -> None:
         with autocast(images.device, settings.amp):
             output = model(images)
-        loss = loss_of(output.logits, targets)
-        if output.object_logits is not None and output.object_logits is not output.logits:
-            loss = loss + settings.lamda * loss_of(output.object_logits, targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss_of(output, targets).backward()
         optimizer.step()
         average.update(model)
 

@@ -1,13 +1,8 @@
 """What a run writes about itself as it goes: history.csv, a row an epoch, and TensorBoard events where asked for."""
 
-from __future__ import annotations
-
-import contextlib
 import csv
-import importlib.util
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..base.errors import UserError
@@ -33,39 +28,6 @@ def read_history(exp_dir: str | os.PathLike) -> list[dict[str, float]]:
         raise UserError(f"{path} is missing: no epoch has ended yet") from None
     except (ValueError, TypeError):
         raise UserError(f"{path} is not a history that sgre train wrote") from None
-
-
-@contextlib.contextmanager
-def following_history(folder: Path, on_epoch: Callable[[list[dict[str, float]]], object] | None) -> Iterator[None]:
-    """Call `on_epoch` for every epoch that other processes add to a folder's history."""
-    if on_epoch is None:
-        yield
-        return
-    ended = threading.Event()
-
-    def follow() -> None:
-        known, last = 0, False
-        while not last:
-            last = ended.wait(1.0)
-            with contextlib.suppress(UserError):
-                history = read_history(folder)
-                if len(history) > known:
-                    known = len(history)
-                    on_epoch(history)
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def check_tensorboard() -> None:
-    """UserError where TensorBoard's package is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs the package of that name: pip install tensorboard")
 
 
 class Events:

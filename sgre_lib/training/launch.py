@@ -4,8 +4,6 @@
 it ended with in the file that torchelastic names to it (`recorded_end`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,12 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..base.errors import LoaderDied, NonFiniteLoss, Stopped, UserError
+from ..base.process import handling_signals
 
 ENDS = {kind.__name__: kind for kind in (UserError, Stopped, NonFiniteLoss, LoaderDied)}
 """Ends of a process that are raised by `launch` as they are. Anything else is a fault of the program."""
@@ -41,13 +39,14 @@ def recorded_end() -> Iterator[None]:
         raise
 
 
-def launch(arguments: list[str], processes: int) -> None:
+def launch(arguments: list[str], processes: int, on_output: Callable[[], None]) -> None:
     """Run `sgre_lib` with these arguments in `processes` processes on this machine, and wait for them.
 
     A subprocess runs PyTorch's own launcher, so the caller (a notebook's kernel, say) keeps its signal handlers and
-    its CUDA state. What the processes print is passed on as it comes. Ctrl-C and SIGTERM stop the group once, and it is
-    given time to save. A process that ends with UserError, Stopped, NonFiniteLoss or LoaderDied raises the same here;
-    ProcessDied where one was killed; any other failure is a RuntimeError with its last line.
+    its CUDA state. What the processes print is passed on as it comes, and `on_output` is called after each piece.
+    Ctrl-C and SIGTERM stop the group once, and it is given time to save. A process that ends with UserError, Stopped,
+    NonFiniteLoss or LoaderDied raises the same here; ProcessDied where one was killed; any other failure is a
+    RuntimeError with its last line.
     """
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
@@ -58,10 +57,11 @@ def launch(arguments: list[str], processes: int) -> None:
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            with _passing_on_sigterm(child):
+            with handling_signals(lambda *_: child.send_signal(signal.SIGTERM), signal.SIGTERM):
                 while chunk := child.stdout.read1(4096):
                     sys.stderr.write(chunk.decode(errors="replace"))
                     sys.stderr.flush()
+                    on_output()
                 status = child.wait()
         except BaseException:
             child.send_signal(signal.SIGTERM)
@@ -78,12 +78,10 @@ def launch(arguments: list[str], processes: int) -> None:
 
 def read_end(folder: Path, processes: int) -> BaseException | None:
     """How a group of processes ended, from what it left in its folder: the first error with a name, else a signal."""
-    said = []
-    for path in folder.rglob("error.json"):
+    errors = []
+    for path in sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            message = json.loads(path.read_text(encoding="utf-8"))["message"]
-            said.append((path.stat().st_mtime_ns, message["message"]))
-    errors = [message.split(": ", 1) for _, message in sorted(said)]
+            errors.append(json.loads(path.read_text(encoding="utf-8"))["message"]["message"].split(": ", 1))
     for kind, message in errors:
         if kind in ENDS:
             return ENDS[kind](message)
@@ -121,19 +119,6 @@ def run_group(folder: str, processes: int, arguments: list[str]) -> None:
         sys.exit(1)
     except SignalException:
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _passing_on_sigterm(child: subprocess.Popen) -> Iterator[None]:
-    """Pass SIGTERM on to the child, which saves and ends, instead of dying and leaving it behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 if __name__ == "__main__":

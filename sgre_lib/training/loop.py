@@ -1,7 +1,5 @@
 """The training loop: an epoch, a step, the end of an epoch. One `Trainer` is one run in one process."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time
@@ -56,7 +54,7 @@ class Trainer:
     processes: Processes
     loaders: Loaders
     state: RunState
-    loss: nn.Module
+    loss: Callable[[HeadOutput, Tensor], Tensor]
     parallel: nn.Module
     run: Callable[[Tensor], HeadOutput]
     checkpoints: Checkpoints
@@ -68,7 +66,10 @@ class Trainer:
     def fit(self) -> list[dict[str, float]]:
         """Train from where the state is to the last epoch, and return the history."""
         with self.stopping.catching_signals():
-            while self.state.epoch <= self.settings.epochs and not self.is_exhausted():
+            while self.state.epoch <= self.settings.epochs:
+                if self.settings.estop and is_exhausted(self.state.history):
+                    LOG.info("no better EMA mAP for %d epochs: stopped early", PATIENCE)
+                    break
                 self.train_epoch()
                 self.end_epoch()
         if self.state.history:
@@ -126,7 +127,9 @@ class Trainer:
             counted = len(some) if share else 0
             # Gradients are exchanged once a step, with the last part.
             with self.parallel.no_sync() if number < parts and world > 1 else contextlib.nullcontext():
-                loss = self.compute_loss(self.move(some), truth)
+                with autocast(self.processes.device, self.settings.amp):
+                    output = self.run(self.move(some))
+                loss = self.loss(output, truth)
                 # Gradients add up over parts and are averaged over processes: weighing each part by its images makes
                 # that the mean over the global batch.
                 weight = counted * world / size
@@ -142,15 +145,6 @@ class Trainer:
         """A loader's pixels as the model's input."""
         normalise, last = not self.settings.orid_norm, self.settings.channels_last
         return move_pixels(pixels, self.processes.device, normalise, channels_last=last)
-
-    def compute_loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss of both branches on some images."""
-        with autocast(self.processes.device, self.settings.amp):
-            output = self.run(images)
-        loss = self.loss(output.logits, targets)
-        if output.object_logits is not None and output.object_logits is not output.logits:
-            loss = loss + self.settings.lamda * self.loss(output.object_logits, targets)
-        return loss
 
     def account(self, loss: Tensor | None, bar: tqdm) -> None:
         """Add a step's loss to the epoch's; stop where it is no number."""
@@ -200,7 +194,7 @@ class Trainer:
         self.save()
         if self.on_epoch is not None and self.processes.is_main:
             self.on_epoch(state.history)
-        if self.stopping.agree_to_stop() and state.epoch <= self.settings.epochs:
+        if self.stopping.agree() == STOP and state.epoch <= self.settings.epochs:
             folder = self.checkpoints.folder
             raise Stopped(f"stopped after epoch {state.epoch - 1}; --resume --exp-dir {folder} goes on")
 
@@ -221,13 +215,6 @@ class Trainer:
             raise NonFiniteLoss(f"scores are not finite after epoch {self.state.epoch}: a lower --lr may help")
         model_map, ema_map = (float(average_precision(one, split.targets, split.ignore).mean()) for one in whole)
         return model_map, ema_map
-
-    def is_exhausted(self) -> bool:
-        """Whether `--estop` ends the run here."""
-        ended = self.settings.estop and is_exhausted(self.state.history)
-        if ended:
-            LOG.info("no better EMA mAP for %d epochs: stopped early", PATIENCE)
-        return ended
 
     # --- Small things --------------------------------------------------------------------------------------------
 

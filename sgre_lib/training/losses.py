@@ -1,9 +1,12 @@
 """Losses over logits (B, L) and 0/1 targets (B, L)."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from ..base.settings import TrainSettings
+from ..model.head import HeadOutput
 
 SCALE = 1000.0
 """The release multiplies its loss by this; the published learning rates were chosen with it."""
@@ -37,15 +40,22 @@ class AsymmetricLoss(nn.Module):
         return -likelihood.sum() / len(logits) / logits.shape[1] * SCALE
 
 
-class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
-    """Mean binary cross-entropy with logits (the release's `bce`), without the factor of ASL."""
+def make_loss(settings: TrainSettings) -> Callable[[HeadOutput, Tensor], Tensor]:
+    """The loss that the settings name, of a model's output and its targets: both branches, the object's by `lamda`.
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return super().forward(logits.float(), targets.float())
+    `bce` is the mean binary cross-entropy with logits, without the factor of ASL.
+    """
+    asl = AsymmetricLoss(settings.gamma_neg, settings.gamma_pos, settings.clip)
 
+    def branch_loss(logits: Tensor, targets: Tensor) -> Tensor:
+        if settings.loss == "bce":
+            return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets.float())
+        return asl(logits, targets)
 
-def make_loss(settings) -> nn.Module:
-    """The loss that the settings name."""
-    if settings.loss == "bce":
-        return BinaryCrossEntropy()
-    return AsymmetricLoss(settings.gamma_neg, settings.gamma_pos, settings.clip)
+    def loss(output: HeadOutput, targets: Tensor) -> Tensor:
+        total = branch_loss(output.logits, targets)
+        if output.object_logits is not None and output.object_logits is not output.logits:
+            total = total + settings.lamda * branch_loss(output.object_logits, targets)
+        return total
+
+    return loss

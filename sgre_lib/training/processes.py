@@ -1,7 +1,5 @@
 """One or several training processes behind the same few calls, on PyTorch's own engine."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,14 +28,6 @@ class Processes:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    def broadcast(self, value: Any = None) -> Any:
-        """Process 0's value, in every process."""
-        if self.world == 1:
-            return value
-        box = [value]
-        distributed.broadcast_object_list(box, src=0, group=self.messages)
-        return box[0]
 
     def all_gather(self, value: Any) -> list[Any]:
         """Every process's value, in rank order, in every process."""
@@ -92,10 +82,10 @@ def join_processes(device: str) -> Processes:
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world == 1:
         return Processes(0, 1, chosen)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT, device_id=chosen if chosen.type == "cuda" else None)
+    if chosen.type != "cuda":
+        distributed.init_process_group("gloo", timeout=TIMEOUT)
+        return Processes(rank, world, chosen)
+    torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=chosen)
     # Messages go over the CPU: through NCCL every one of them would wait for the GPU's queue.
-    messages = distributed.new_group(backend="gloo", timeout=TIMEOUT) if backend == "nccl" else None
-    return Processes(rank, world, chosen, messages)
+    return Processes(rank, world, chosen, distributed.new_group(backend="gloo", timeout=TIMEOUT))

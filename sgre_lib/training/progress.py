@@ -1,7 +1,5 @@
 """What the person watching sees of a run: the bar of an epoch, the time that is left, the log."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator

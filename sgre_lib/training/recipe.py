@@ -1,9 +1,5 @@
 """The optimisers and learning-rate schedules of the released recipe."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
@@ -29,8 +25,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
         ]
     if settings.optimizer == "SGD":
         return torch.optim.SGD(groups, lr=settings.lr)
-    kind = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}[settings.optimizer]
-    return kind(groups, lr=settings.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return getattr(torch.optim, settings.optimizer)(groups, lr=settings.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
 class Schedule:
@@ -40,7 +35,7 @@ class Schedule:
     PyTorch's default also cycles beta1 (of SGD: a momentum) 0.95 -> 0.85 -> 0.95, and that is part of the recipe. A rise
     needs two steps (with fewer PyTorch divides by zero), so in a run of fewer than 2 / pct_start steps it takes two.
     StepLR divides by 10 every `step_size` epochs; ReduceLROnPlateau does after PLATEAU_PATIENCE + 1 epochs in a row
-    without a better EMA mAP.
+    without a better EMA mAP. inner: PyTorch's scheduler, whose state is all there is.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_an_epoch: int):
@@ -65,9 +60,3 @@ class Schedule:
             self.inner.step()
         elif self.kind == "ReduceLROnPlateau":
             self.inner.step(ema_map)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state)

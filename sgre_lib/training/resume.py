@@ -1,6 +1,4 @@
-"""What a run starts from, and what its folder says of it: written at the start, held against it when it is resumed."""
-
-from __future__ import annotations
+"""What a run starts from: its own last state, where settings and data are still the same, or another model's weights."""
 
 import os
 from collections.abc import Mapping
@@ -10,18 +8,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..base.config import read_config, write_config
+from ..base.config import read_config
 from ..base.errors import UserError
-from ..base.files import write_array, write_text
 from ..base.places import find_file
-from ..base.provenance import code_version, package_versions
 from ..base.settings import MachineSettings, TrainSettings, option_flag
 from ..datasets.prepared import PreparedDataset
-from ..model.build import PatchModel, count_parameters
 from ..model.checkpoints import load_state
 from ..model.released import read_weights
-from .processes import Processes, started_by_torchrun
-from .progress import LOG
+from .processes import started_by_torchrun
 
 CLASSIFIERS = ("head.object_classifier.", "head.patch_classifier.", "head.classifier.")
 """Parts of a model that `--pretrained-model` does not take over: they belong to the labels."""
@@ -77,37 +71,3 @@ def load_pretrained(model: nn.Module, file: str) -> None:
         parts += (embeddings,)
     kept = {name: value for name, value in own.items() if name.startswith(parts)}
     load_state(model, {name: state[name] for name in state if not name.startswith(parts)} | kept, source)
-
-
-def write_description(
-    folder: Path,
-    settings: TrainSettings,
-    machine: MachineSettings,
-    prepared: PreparedDataset,
-    embeddings: np.ndarray | None,
-    model: PatchModel,
-    processes: Processes,
-) -> None:
-    """config.yaml, label.txt and label_embeddings.npy, and the same once for the person watching."""
-    counts, batch = count_parameters(model), settings.batch_size // processes.world
-    train_images, test_images = (len(prepared.read_list(name)[0]) for name in ("train", "test"))
-    steps = -(-train_images // settings.batch_size)
-    write_config(
-        folder / "config.yaml", settings, machine, train_images=train_images, test_images=test_images,
-        labels=len(prepared.labels), steps_an_epoch=steps, grid=list(model.head.grid), parameters=counts,
-        processes=processes.world, batch_a_process=batch, images_at_a_time=batch // settings.accumulate,
-        device=str(processes.device), data_fingerprint=prepared.fingerprint(), code_version=code_version(),
-        versions=package_versions(),
-    )  # fmt: skip
-    write_text(folder / "label.txt", "".join(f"{label}\n" for label in prepared.labels))
-    if embeddings is not None:
-        write_array(folder / "label_embeddings.npy", embeddings)
-    LOG.info("experiment %s", folder)
-    if model.patches.prefix_tokens and model.patches.rm_cls and not settings.rm_cls:
-        LOG.info("--pos: the class token of %s is removed, the position map has no place for it", settings.arch)
-    LOG.info("settings %s", " ".join([*settings.arguments(), *machine.arguments()]))
-    LOG.info(
-        "%d training and %d test images, %d labels; %d steps an epoch of %d images; %.2f M parameters; grid %dx%d; %s",
-        train_images, test_images, len(prepared.labels), steps, settings.batch_size, counts["total"] / 1e6,
-        *model.head.grid, processes.device,
-    )  # fmt: skip

@@ -1,7 +1,5 @@
 """The state of a run: what last.pth holds, and how it is written, read back and taken up."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +37,16 @@ class RunState:
         """Be at the beginning of an epoch."""
         self.epoch, self.batch, self.loss_sum, self.seconds = epoch, 0, 0.0, 0.0
 
+    def parts(self) -> dict[str, Any]:
+        """What has a state dict of its own, by its name in last.pth."""
+        return {
+            "model": self.model,
+            "average": self.average.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule.inner,
+            "scaler": self.scaler,
+        }
+
     def collect(self, processes: Processes) -> dict[str, Any]:
         """The state of all processes, as last.pth holds it. Collective."""
         generators = {"cpu": torch.get_rng_state()}
@@ -46,11 +54,7 @@ class RunState:
             generators["cuda"] = torch.cuda.get_rng_state(processes.device)
         return {
             "format": 1,
-            "model": self.model.state_dict(),
-            "average": self.average.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts().items()},
             "generators": processes.all_gather(generators),
             "epoch": self.epoch,
             "batch": self.batch,
@@ -64,12 +68,9 @@ class RunState:
 
         Raises KeyError, RuntimeError, ValueError or TypeError where it belongs to another run.
         """
-        self.model.load_state_dict(content["model"])
-        self.average.model.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        if content["scaler"]:  # empty where the run did not scale its loss before
-            self.scaler.load_state_dict(content["scaler"])
+        for name, part in self.parts().items():
+            if name != "scaler" or content[name]:  # empty where the run did not scale its loss before
+                part.load_state_dict(content[name])
         if len(content["generators"]) == processes.world:
             generators = content["generators"][processes.rank]
             torch.set_rng_state(generators["cpu"])
@@ -105,20 +106,18 @@ class Checkpoints:
         try:
             state.restore(self.read_last(), self.processes)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"{self.folder / LAST} does not fit this run: {first}") from None
+            raise UserError(f"{self.folder / LAST} does not fit this run: {reason_of(error)}") from None
 
     def read_last(self) -> dict[str, Any]:
         """The state to go on from: last.pth or, where that is missing or damaged, the one before it."""
         try:
             return read_checkpoint(self.folder / LAST)
         except UserError as problem:
-            try:
+            with contextlib.suppress(UserError):
                 content = read_checkpoint(self.folder / PREVIOUS)
-            except UserError:
-                raise problem from None
-            LOG.info("%s; %s is read instead", problem, PREVIOUS)
-            return content
+                LOG.info("%s; %s is read instead", problem, PREVIOUS)
+                return content
+            raise
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

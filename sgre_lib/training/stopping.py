@@ -1,13 +1,11 @@
 """When a run stops or saves before its end: signals, what the processes agree on, early stopping."""
 
-from __future__ import annotations
-
-import contextlib
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
+from ..base.process import handling_signals
 from .processes import Processes
 
 PATIENCE = 3
@@ -31,34 +29,19 @@ class Stopping:
 
     def agree(self) -> int:
         """GO, SAVE or STOP: the highest wish of all processes. Collective."""
-        return self.processes.highest(STOP if self.asked else SAVE if self._is_due() else GO)
-
-    def agree_to_stop(self) -> bool:
-        """Whether any process was asked to stop. Collective."""
-        return self.processes.highest(int(self.asked)) > 0
-
-    def _is_due(self) -> bool:
         # Process 0's clock alone decides, so that the processes agree.
-        return self.processes.is_main and time.monotonic() - self.saved_at > 60 * self.save_minutes
+        is_due = self.processes.is_main and time.monotonic() - self.saved_at > 60 * self.save_minutes
+        return self.processes.highest(STOP if self.asked else SAVE if is_due else GO)
 
-    @contextlib.contextmanager
-    def catching_signals(self) -> Iterator[None]:
+    def catching_signals(self) -> AbstractContextManager[None]:
         """Turn Ctrl-C and SIGTERM into a request to save and stop; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
         def ask(number, frame):
             if self.asked and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.asked = True
 
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        return handling_signals(ask, signal.SIGINT, signal.SIGTERM)
 
 
 def is_exhausted(history: Sequence[Mapping[str, float]], patience: int = PATIENCE) -> bool:

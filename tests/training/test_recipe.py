@@ -65,12 +65,12 @@ def test_a_schedule_goes_on_from_its_stored_state(scheduler, tmp_path):
         schedule, rates[cut] = Schedule(optimizer, chosen, 2), []
         for epoch, score in enumerate(scores):
             if epoch == cut:
-                torch.save((optimizer.state_dict(), schedule.state_dict()), tmp_path / "state.pth")
+                torch.save((optimizer.state_dict(), schedule.inner.state_dict()), tmp_path / "state.pth")
                 stored = torch.load(tmp_path / "state.pth", weights_only=True)
                 optimizer = make_optimizer(torch.nn.Linear(2, 2), chosen)
                 schedule = Schedule(optimizer, chosen, 2)
                 optimizer.load_state_dict(stored[0])
-                schedule.load_state_dict(stored[1])
+                schedule.inner.load_state_dict(stored[1])
             for _ in range(2):
                 optimizer.step()
                 schedule.end_step()

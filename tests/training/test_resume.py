@@ -116,9 +116,9 @@ def test_a_run_of_several_processes_goes_on_in_as_many(experiment, tmp_path, mon
     (copy / "config.yaml").write_text(
         text.replace("processes: 1", "processes: 2").replace("cache: none", "cache: disk")
     )
-    monkeypatch.setattr("sgre_lib.training.train.launch", lambda words, processes: calls.append((words, processes)))
+    monkeypatch.setattr("sgre_lib.training.train.launch", lambda *said: calls.append(said))
     train(exp_dir=copy, resume=True, cache="none", progress=False)
-    ((words, processes),) = calls
+    ((words, processes, _),) = calls
     assert processes == 2
     assert "--resume" in words
     assert words[words.index("--cache") + 1] == "none"

@@ -39,8 +39,9 @@ def make_probe(folder: Path, data: str, parts: int, processes) -> Probe:
     model = build_model(settings, label_count=16).double()
     prepared = PreparedDataset(data)
     splits = {name: prepared.split(name) for name in ("train", "test")}
+    order = train.Order(settings, make_machine(**of_machine), folder, False, False, prepared, None, splits)
     with mock.patch.object(train, "Trainer", Probe):
-        trainer = train.make_trainer(settings, make_machine(**of_machine), model, splits, folder, processes)
+        trainer = train.make_trainer(order, model, folder, processes)
     trainer.parallel.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
