@@ -1,11 +1,11 @@
 """Figures of scores: precision over recall, F1 over the threshold, and calibration."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..evaluation.calibration import Reliability, ThresholdChoice
 from .style import percent, styled_figure, with_alt
 
 
@@ -32,11 +32,12 @@ def draw_precision_recall(scores: np.ndarray, targets: np.ndarray, ignore: np.nd
     return with_alt(figure, f"{alt}{percent(mean[80])} % at 80 %, {percent(mean[95])} % at 95 %.")
 
 
-def draw_thresholds(choice: ThresholdChoice, used: Mapping[str, float], threshold: float = 0.5) -> Figure:
+def draw_thresholds(choice: Any, used: Mapping[str, float], threshold: float = 0.5) -> Figure:
     """CF1 and OF1 at every threshold, and what the one in use costs against the best.
 
-    used: `CF1` and `OF1` at `threshold`, as `evaluation.metrics.precision_recall` gives them. The best threshold, and
-    the best one for each label, are chosen on these very images: more than one would get on others.
+    choice: what `evaluation.calibration.choose_thresholds` gives. used: `CF1` and `OF1` at `threshold`, as
+    `evaluation.metrics.precision_recall` gives them. The best threshold, and the best one for each label, are chosen on
+    these very images: more than one would get on others.
     """
     thresholds, curves = choice.thresholds, {"CF1": choice.CF1, "OF1": choice.OF1}
     at_best = {name: int(values.argmax()) for name, values in curves.items()}
@@ -72,8 +73,11 @@ def draw_thresholds(choice: ThresholdChoice, used: Mapping[str, float], threshol
     return with_alt(figure, f"{alt} The best ones are chosen on the images that they are judged on.")
 
 
-def draw_calibration(found: Reliability) -> Figure:
-    """How often a label is there over its score, all images and labels together, and how many scores each bin has."""
+def draw_calibration(found: Any) -> Figure:
+    """How often a label is there over its score, all images and labels together, and how many scores each bin has.
+
+    found: what `evaluation.calibration.measure_reliability` gives.
+    """
     width = found.edges[1]
     centres = found.edges[:-1] + width / 2
     gaps = found.frequency - found.mean_score
