@@ -112,6 +112,7 @@ class _Executor(ThreadPoolExecutor):
         self.root, self.force, self.progress, self.machine = root, force, progress and jobs == 1, machine.changed()
         self.interrupted = threading.Event()
         self.futures: dict[str, Future] = {}
+        self.unprepared: dict[str, str] = {}
 
     def __exit__(self, kind, *error) -> None:
         if kind is not None:
@@ -121,33 +122,12 @@ class _Executor(ThreadPoolExecutor):
         super().__exit__(kind, *error)
 
     def add(self, plan: list[PlannedRun]) -> None:
-        problems = self._prepare_data(plan)
-        for item in plan:
-            problem = problems.get(item.run.parameters.get("data", ""), "")
-            self.futures[item.run.key] = self.submit(self._execute, item, problem)
+        self.futures |= {item.run.key: self.submit(self._execute, item) for item in plan}
 
-    def _prepare_data(self, plan: list[PlannedRun]) -> dict[str, str]:
-        """Prepare the datasets that are not prepared yet. Returns, by dataset, why one could not be."""
-        problems = {}
-        for data in dict.fromkeys(item.run.parameters["data"] for item in plan if item.run.kind != "cost"):
-            folder = self.root / "preparation" / data
-            if data not in DATASET_NAMES or (prepared_folder(data) / "label.txt").exists():
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            with folder_lock(folder, "reproduce", wait=True):
-                if (prepared_folder(data) / "label.txt").exists():  # another process has prepared it meanwhile
-                    continue
-                parameters = {"data": data} | machine_parameters(PREPARE, self.machine)
-                try:
-                    run_notebook(PREPARE, folder / f"{PREPARE}.ipynb", parameters, progress=self.progress)
-                except NotebookFailed as failure:
-                    problems[data] = f"{data} could not be prepared: {failure}"
-        return problems
-
-    def _execute(self, item: PlannedRun, problem: str) -> None:
+    def _execute(self, item: PlannedRun) -> None:
         """Bring one run to run.json or failed.json, going on from its last checkpoint where it was interrupted.
 
-        problem: why it cannot run. A run that another process is at is left to it, with a line that says so.
+        A run that another process is at is left to it, with a line that says so.
         """
         folder = run_folder(item.run, self.root)
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,9 +146,9 @@ class _Executor(ThreadPoolExecutor):
                 say(f"the earlier run of {folder.name} is kept in {aside}")
                 folder.mkdir()
                 locks.enter_context(folder_lock(folder, "reproduce"))
-            self._run_notebooks(item, folder, problem)
+            self._run_notebooks(item, folder)
 
-    def _run_notebooks(self, item: PlannedRun, folder: Path, problem: str) -> None:
+    def _run_notebooks(self, item: PlannedRun, folder: Path) -> None:
         run, begun, seconds = item.run, datetime.now(timezone.utc), 0.0
         with suppress(UserError, KeyError):  # what was trained before an interruption
             seconds = sum(row["seconds"] for row in read_history(folder / "experiment"))
@@ -178,8 +158,8 @@ class _Executor(ThreadPoolExecutor):
         write_json(folder / "declared.json", {"kind": run.kind, "parameters": run.parameters})
         steps = _plan_notebooks(run, folder, self.machine)
         try:
-            if problem:
-                raise NotebookFailed(problem)
+            if run.kind != "cost":
+                self._prepare_data(run.parameters["data"])
             for notebook, parameters in steps.items():
                 run_notebook(
                     notebook, folder / f"{notebook}.ipynb", parameters, label=f"{item.label}: {notebook}",
@@ -190,7 +170,8 @@ class _Executor(ThreadPoolExecutor):
             found = _read_result(run, folder)
         except NotebookFailed as failure:
             if not self.interrupted.is_set():  # else it is not the notebook's fault: the run goes on another time
-                said = {"parameters": run.parameters, "error": str(failure), "started": _format_time(begun)}
+                started = begun.isoformat(timespec="seconds")
+                said = {"parameters": run.parameters, "error": str(failure), "started": started}
                 write_json(folder / "failed.json", said)
                 say(f"{item.label}: failed: {failure}")
             return
@@ -198,13 +179,30 @@ class _Executor(ThreadPoolExecutor):
         seconds += (ended - begun).total_seconds()
         about = {
             "run": folder.name, "kind": run.kind, "key": run.key, "parameters": run.parameters, "seed": run.seed, **found,
-            "started": _format_time(begun), "ended": _format_time(ended), "seconds": seconds, "code_version": code,
+            "started": begun.isoformat(timespec="seconds"), "ended": ended.isoformat(timespec="seconds"),
+            "seconds": seconds, "code_version": code,
             "clean": None if code == "unknown" else not code.endswith("+changes"),
             "versions": package_versions(RECORDED), "notebooks": [f"{notebook}.ipynb" for notebook in steps],
         }  # fmt: skip
         write_json(folder / "run.json", about)
         value = "measured" if run.kind == "cost" else f"mAP {100 * found['metrics']['mAP']:.1f}"
         say(f"{item.label}: {value} in {seconds:.0f} s")
+
+    def _prepare_data(self, data: str) -> None:
+        """Prepare a dataset that is not prepared yet; NotebookFailed, at every later call too, where it cannot be."""
+        folder, labels = self.root / "preparation" / data, prepared_folder(data) / "label.txt"
+        if data not in DATASET_NAMES or labels.exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(folder, "reproduce", wait=True):
+            if not labels.exists() and data not in self.unprepared:  # else another has tried it meanwhile
+                parameters = {"data": data} | machine_parameters(PREPARE, self.machine)
+                try:
+                    run_notebook(PREPARE, folder / f"{PREPARE}.ipynb", parameters, progress=self.progress)
+                except NotebookFailed as failure:
+                    self.unprepared[data] = f"{data} could not be prepared: {failure}"
+        if data in self.unprepared:
+            raise NotebookFailed(self.unprepared[data])
 
 
 def _plan_notebooks(run: Run, folder: Path, machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -232,10 +230,6 @@ def _read_result(run: Run, folder: Path) -> dict[str, Any]:
     write_array(folder / "resamples.npy", resample_experiment(folder / "experiment"))
     about = {name: result.get(name) for name in ("data_fingerprint", "device")}
     return {"metrics": metrics, "labels": result.get("AP", {}), **about}
-
-
-def _format_time(time: datetime) -> str:
-    return time.isoformat(timespec="seconds")
 
 
 def share_machine(jobs: int, machine: MachineSettings) -> list[dict[str, str]]:
