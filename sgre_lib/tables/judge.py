@@ -19,6 +19,9 @@ from .run_folder import RunResult
 DECIMALS_BELOW = 0.005
 """Standard error, as a fraction, below which a percentage gets its decimal."""
 
+PAIR_COLUMNS = ("better", "than", "metric", "verdict", "difference", "low", "high", "probability", "sentence")
+"""What is said of a pair of rows, in the order of the columns of `TableResult.claims` and `differences`."""
+
 
 @dataclass(frozen=True)
 class RowResult:
@@ -142,9 +145,9 @@ def judge_pair(a: RowResult, b: RowResult, metric: str) -> dict[str, Any]:
     """What may be said of "a is better than b": names, verdict, numbers of `intervals.compare`, and all in a sentence.
 
     It holds, or does not, where the interval of the difference leaves out 0; else the evidence does not decide. The
-    numbers are left out where there are no scores of the same test images to compare.
+    numbers are NaN where there are no scores of the same test images to compare.
     """
-    line = {"better": a.row.name, "than": b.row.name, "metric": metric}
+    line = dict.fromkeys(PAIR_COLUMNS, math.nan) | {"better": a.row.name, "than": b.row.name, "metric": metric}
     if metric not in a.metrics or metric not in b.metrics:
         return line | {"verdict": "not measured", "sentence": f"{a.row.name} against {b.row.name} in {metric}"}
     sides = [f"{side.row.name} ({format_metric(side, metric)})" for side in (a, b)]

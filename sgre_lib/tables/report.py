@@ -26,11 +26,9 @@ from ..reports.folder import Page, make_folder, write_folder
 from .declaration import Table
 from .formats import write_table
 from .notebooks import REPORT, START, NotebookFailed, notebooks_folder, run_notebook, say
-from .plan import find_table, read_tables, results_folder
+from .plan import read_tables, results_folder
 from .results import TableResult, collect_runs
 from .run_folder import RunResult
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 CODE = ("tables", "figures", "reports", "evaluation")
 """Packages whose code decides what the two notebooks show."""
@@ -53,10 +51,9 @@ def build_report(
     """
     folder = Path(out).expanduser() if out is not None else working_root() / "experiments" / "report"
     root, seeds = results_folder(results), list(seeds) if seeds else None
-    names = None if tables is None else [tables] if isinstance(tables, (str, os.PathLike)) else list(tables)
-    declared = read_tables(names, scale, seeds)
+    declared = read_tables(tables, scale, seeds)
     chosen = [table for table in declared if scale in (None, table.scale)]  # others have the other scale alone
-    if names is not None and chosen != declared:
+    if tables is not None and chosen != declared:
         raise UserError(f"{next(table.path for table in declared if table not in chosen)} has no scale {scale!r}")
     make_folder(folder)
     pages, files, shown, runs = [], [], [], {}
@@ -77,8 +74,8 @@ def build_report(
         pages += _run_pages(run, users)
         files += [(path, f"runs/{run.folder.name}/{path.name}") for path in run.files]
     files.append((root / "all_tables.csv", "all_tables.csv"))
-    given = [str(find_table(name).resolve()) for name in names or []]
-    parameters = {"tables": given, "scale": scale or "", "seeds": seeds or [], "results": str(root.resolve())}
+    given = {} if tables is None else dict.fromkeys(str(table.path.resolve()) for table in chosen)
+    parameters = {"tables": list(given), "scale": scale or "", "seeds": seeds or [], "results": str(root.resolve())}
     start = _execute(START, root, parameters, shown)
     return write_folder(folder, [Page(start, "index.html", code="hidden"), *pages], files, progress=progress)
 
@@ -88,7 +85,7 @@ def write_report(found: TableResult, seeds: list[int] | None = None) -> Path:
 
     Raises NotebookFailed where the notebook does not run through.
     """
-    notebook, page = execute_table(found, seeds), found.report
+    notebook, page = execute_table(found, seeds), found.folder / "report.html"
     if not page.exists() or page.stat().st_mtime_ns < notebook.stat().st_mtime_ns:
         export_html(notebook, page, title=found.table.title, code="hidden")
     return page
@@ -108,7 +105,8 @@ def _execute(notebook: str, folder: Path, parameters: dict[str, Any], shown: lis
     """
     output, stamp = folder / f"{notebook}.ipynb", folder / f".{notebook}.stamp"
     source = (notebooks_folder() / output.name).read_bytes()
-    code = [path.read_bytes() for name in CODE for path in sorted((PACKAGE / name).glob("*.py"))]
+    folders = [Path(__file__).resolve().parents[1] / name for name in CODE]
+    code = [path.read_bytes() for package in folders for path in sorted(package.glob("*.py"))]
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder, "report", wait=True):
         stamps = [said for found in shown for said in _stamps(found)]

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import nan
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from .declaration import Table, read_table
-from .judge import RowResult, format_metric, judge_pair, judge_row
+from .judge import PAIR_COLUMNS, RowResult, format_metric, judge_pair, judge_row
 from .plan import expected_time, find_table, format_hours, read_tables, results_folder
 from .run_folder import METRICS, RunResult, read_run
 
@@ -26,8 +25,6 @@ VALUE_COLUMNS = (
     "table", "scale", "group", "row", "metric", "value", "deviation", "standard_error", "low", "high", "seeds",
     "published", "gap", "state", "link",
 )  # fmt: skip
-
-PAIR_COLUMNS = ("better", "than", "metric", "verdict", "difference", "low", "high", "probability", "sentence")
 
 
 def read_results(
@@ -98,10 +95,6 @@ class TableResult:
         return self.root / self.table.name
 
     @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
     def failed(self) -> list[str]:
         """Names of failed rows."""
         return [row.row.name for row in self.rows if row.state == "failed"]
@@ -120,15 +113,13 @@ class TableResult:
         """One line for each row and metric; see `read_results`."""
         lines = []
         for result in self.rows:
-            about, state = [self.table.name, self.table.scale, result.row.group, result.row.name], result.state
+            about = [self.table.name, self.table.scale, result.row.group, result.row.name]
             for metric in METRICS[self.table.kind]:
                 measured = [said.get(metric, nan) for said in (result.metrics, result.spreads, result.errors)]
-                interval, published = (
-                    result.interval(metric) or (nan, nan),
-                    float(result.row.published.get(metric, nan)),
-                )
-                compared = [len(result.values(metric)), published, measured[0] - published]
-                lines.append([*about, metric, *measured, *interval, *compared, state, self.link(result.shown)])
+                measured += [*(result.interval(metric) or (nan, nan)), len(result.values(metric))]
+                published = float(result.row.published.get(metric, nan))
+                compared = [published, measured[0] - published]
+                lines.append([*about, metric, *measured, *compared, result.state, self.link(result.shown)])
         return pd.DataFrame(lines, columns=list(VALUE_COLUMNS))
 
     @cached_property
@@ -155,7 +146,8 @@ class TableResult:
     def claims(self) -> pd.DataFrame:
         """One line for each claim: its verdict, the paired difference with its interval, and all in a sentence."""
         rows = {row.row.name: row for row in self.rows}
-        return _pairs(judge_pair(rows[one["better"]], rows[one["than"]], one["metric"]) for one in self.table.claims)
+        pairs = [judge_pair(rows[one["better"]], rows[one["than"]], one["metric"]) for one in self.table.claims]
+        return pd.DataFrame(pairs, columns=list(PAIR_COLUMNS))
 
     @property
     def reference(self) -> RowResult:
@@ -170,7 +162,7 @@ class TableResult:
         """
         own = [run.run.key for run in self.reference.runs]
         others = [row for row in self.rows if [run.run.key for run in row.runs] != own]
-        return _pairs(judge_pair(self.reference, row, metric) for row in others)
+        return pd.DataFrame((judge_pair(self.reference, row, metric) for row in others), columns=list(PAIR_COLUMNS))
 
     def describe_state(self) -> str:
         """The state in a line: rows and runs, and the time they took and will take."""
@@ -186,9 +178,8 @@ class TableResult:
 
     def describe_time(self) -> str:
         """Time measured, time expected for what is missing, and on what: each run once."""
-        runs = self.runs_by_key.values()
-        seconds = sum(run.seconds for run in runs)
-        missing = [run.run for run in runs if run.state != "done"]
+        seconds = sum(run.seconds for run in self.runs_by_key.values())
+        missing = [run.run for run in self.runs_by_key.values() if run.state != "done"]
         words = [f"{format_hours(seconds / 3600)} measured"] if seconds else []
         if missing:
             hardware = ", ".join(dict.fromkeys(row.row.hardware for row in self.rows if row.row.hardware))
@@ -211,8 +202,3 @@ def list_tables(
             metric = f"mAP {format_metric(row, 'mAP')}" if "mAP" in row.metrics else ""
             lines.append(f"        {row.state:12} {metric:14} {row.row.name}  ({judge_row(row)})")
     return "\n".join(lines)
-
-
-def _pairs(lines: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    numbers = dict.fromkeys(("difference", "low", "high", "probability"), float)
-    return pd.DataFrame(lines, columns=list(PAIR_COLUMNS)).astype(numbers)
