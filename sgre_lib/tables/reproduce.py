@@ -108,7 +108,7 @@ class _Executor(ThreadPoolExecutor):
 
     def __init__(self, root: Path, jobs: int, force: bool, machine: MachineSettings, progress: bool):
         shares, self.share = share_machine(jobs, machine), threading.local()
-        super().__init__(jobs, initializer=lambda: vars(self.share).update(environment=shares.pop()))
+        super().__init__(jobs, initializer=lambda: vars(self.share).update(environment=shares.pop(0)))
         self.root, self.force, self.progress, self.machine = root, force, progress and jobs == 1, machine.changed()
         self.interrupted = threading.Event()
         self.futures: dict[str, Future] = {}
@@ -160,6 +160,7 @@ class _Executor(ThreadPoolExecutor):
         try:
             if run.kind != "cost":
                 self._prepare_data(run.parameters["data"])
+                begun = datetime.now(timezone.utc)  # what all runs share is not this one's time
             for notebook, parameters in steps.items():
                 run_notebook(
                     notebook, folder / f"{notebook}.ipynb", parameters, label=f"{item.label}: {notebook}",

@@ -1,7 +1,6 @@
 """Results as pandas tables, from the runs that are stored: values, labels, runs, paired differences, claims.
 
 Everything else is made from them: the files of a table, the report, figures, and what users slice in their notebooks.
-Numbers are fractions or, of a cost table, base units; NaN where there is none.
 """
 
 from __future__ import annotations
