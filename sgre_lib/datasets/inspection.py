@@ -81,14 +81,6 @@ class Inspection:
         return "\n".join(lines)
 
 
-class Row(NamedTuple):
-    """One image of a list. place: file name, line and the image's name. path: where the photo is."""
-
-    split: str
-    place: str
-    path: Path
-
-
 def inspect(
     data: str | os.PathLike, *, data_root: str | os.PathLike | None = None, missing: str = "note", progress: bool = True
 ) -> Inspection:
@@ -121,8 +113,8 @@ def inspect(
     return result
 
 
-def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> list[Row]:
-    """The rows of a list whose photo is there."""
+def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> list[tuple[str, str, Path]]:
+    """The rows of a list whose photo is there: the split, the place (file, line, image's name), the photo's file."""
     names, targets = prepared.read_list(split)
     result.labels, result.images[split] = len(prepared.labels), len(names)
     for label, images in zip(prepared.labels, targets.sum(0), strict=True):
@@ -136,7 +128,7 @@ def _inspect_list(prepared: PreparedDataset, split: str, result: Inspection) -> 
         if path is None:
             result.add("error", "missing photo", f"{place} (neither in the folder nor in {prepared.data_root})")
         else:
-            rows.append(Row(split, place, path))
+            rows.append((split, place, path))
         if first.setdefault(name, number) != number:
             result.add("warning", "image that is listed twice", f"{split}.txt lines {first[name]} and {number}: {name}")
         if prepared.labels and not present:
@@ -162,27 +154,27 @@ def _inspect_record(prepared: PreparedDataset, missing: str, result: Inspection)
         result.add("warning", "labels, lists or mask changed since the preparation", path.name)
 
 
-def _inspect_photos(rows: list[Row], result: Inspection, progress: bool) -> None:
+def _inspect_photos(rows: list[tuple[str, str, Path]], result: Inspection, progress: bool) -> None:
     """Decode every photo once; find the same bytes in several places."""
-    paths = sorted({row.path for row in rows})
+    paths = sorted({path for *_, path in rows})
     bar = {"desc": f"inspect {result.folder.name}", "unit": "image", "disable": not progress}
     # Decoding and hashing leave the interpreter's lock, and reading waits for the disk.
     photos = thread_map(decode_photo, paths, max_workers=8, **bar)
     photo_of, told = dict(zip(paths, photos, strict=True)), set()
-    first: dict[tuple[str, bytes], Row] = {}  # the first row of a split with a photo of these bytes
-    for row in rows:
-        digest, problem = photo_of[row.path]
-        if problem and row.path not in told:
+    first: dict[tuple[str, bytes], tuple[str, Path]] = {}  # the first row of a split with a photo of these bytes
+    for split, place, path in rows:
+        digest, problem = photo_of[path]
+        if problem and path not in told:
             severity, what = ("note", "photo that is not RGB") if digest else ("error", "unreadable photo")
-            result.add(severity, what, f"{row.place} ({problem})")
-        told.add(row.path)
-        earlier = first.setdefault((row.split, digest), row) if digest else row
-        if earlier.path != row.path:  # the same file is an image listed twice
-            result.add("note", "same photo twice in a split", f"{earlier.place} and {row.place}")
+            result.add(severity, what, f"{place} ({problem})")
+        told.add(path)
+        earlier, same = first.setdefault((split, digest), (place, path)) if digest else (place, path)
+        if same != path:  # the same file is an image listed twice
+            result.add("note", "same photo twice in a split", f"{earlier} and {place}")
     result.decoded = sum(digest is not None for digest, _ in photos)
-    for (split, digest), row in first.items():
+    for (split, digest), (place, _) in first.items():
         if split == "test" and ("train", digest) in first:
-            result.add("warning", "photo in both splits", f"{first['train', digest].place} and {row.place}")
+            result.add("warning", "photo in both splits", f"{first['train', digest][0]} and {place}")
 
 
 def decode_photo(path: Path) -> tuple[bytes | None, str]:

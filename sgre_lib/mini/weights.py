@@ -24,11 +24,9 @@ from .chance import pick_log_between
 from .objects import LABELS, draw_clutter, draw_object
 from .scenes import THEMES, add_grain, paint_scenery
 
-ARCH, OUTPUT_STRIDE = "test_resnet", 16
 SIDE = 64  # pixels of a picture: what an object and its surroundings take up in a scene of 96 to 128
 OBJECT_SHARE = (0.22, 0.95)  # side of the object, as a fraction of the picture's: the sizes that objects have in scenes
-SEED, PICTURES, TESTED = 20260, 24000, 2000
-EPOCHS, BATCH_SIZE, LR = 10, 64, 4e-3
+SEED, BATCH_SIZE, LR = 20260, 64, 4e-3
 
 
 def draw_named_object(index: int) -> tuple[np.ndarray, int]:
@@ -52,14 +50,14 @@ def draw_named_object(index: int) -> tuple[np.ndarray, int]:
     return np.asarray(add_grain(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), rng)), label
 
 
-def train_backbone(pictures: int = PICTURES, tested: int = TESTED, epochs: int = EPOCHS) -> tuple[nn.Module, float]:
+def train_backbone(pictures: int = 24_000, tested: int = 2000, epochs: int = 10) -> tuple[nn.Module, float]:
     """The backbone after `epochs` of so many pictures, and its accuracy on `tested` ones that it has not seen."""
     drawn = [draw_named_object(index) for index in trange(pictures + tested, desc="drawing", unit="picture")]
     pixels = (np.stack([picture for picture, _ in drawn]) / 255 - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD
     images = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor([label for _, label in drawn])
     torch.manual_seed(SEED)
-    backbone = timm.create_model(ARCH, pretrained=False, num_classes=0, output_stride=OUTPUT_STRIDE)
+    backbone = timm.create_model("test_resnet", pretrained=False, num_classes=0, output_stride=16)
     model = nn.Sequential(backbone, nn.Linear(backbone.num_features, len(LABELS)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.05, fused=True)
     steps = pictures // BATCH_SIZE
