@@ -22,7 +22,7 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..base.files import fingerprint, open_atomic, read_array, read_lines, write_array, write_json, write_text
-from ..base.places import working_root
+from ..base.places import find_file, working_root
 from .boxes import ImageBoxes, read_boxes, write_boxes
 from .name_lists import Report, read_list_lines, read_names, refuse
 
@@ -50,8 +50,7 @@ def prepared_folder(data: str | os.PathLike) -> Path:
     is_name = os.sep not in text and "/" not in text and text not in ("", ".", "..")
     if is_name and (named.is_dir() or not path.is_dir()):
         return named
-    # A relative path written at the top of the checkout also works from a notebook, whose kernel starts below it.
-    return path if path.is_dir() or not (working_root() / path).is_dir() else working_root() / path
+    return find_file(path)
 
 
 @dataclass(frozen=True)

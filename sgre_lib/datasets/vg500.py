@@ -139,15 +139,13 @@ def recover_names(
         agreement = both / (count + images_name - both)
         best = np.argpartition(-agreement, CANDIDATES)[:CANDIDATES] if len(names) > CANDIDATES else range(len(names))
         # As tuples that sort in the order of taking.
-        candidates += [(-agreement[i], index, names[i], images_name[i], both[i]) for i in best if both[i]]
+        candidates += [(-agreement[i], index, names[i], int(images_name[i]), int(both[i])) for i in best if both[i]]
     result = [LabelAgreement(index, "", 0.0, count, 0, 0) for index, count in enumerate(images_index.tolist())]
     taken: set[str] = set()
     for falling, index, name, images, both in sorted(candidates):
         label, agreement = result[index], -float(falling)
         if not label.name and name not in taken:
-            result[index] = label._replace(
-                name=name, agreement=agreement, images_name=int(images), images_both=int(both)
-            )
+            result[index] = label._replace(name=name, agreement=agreement, images_name=images, images_both=both)
             taken.add(name)
         elif not label.runner_up:
             result[index] = label._replace(runner_up=name, runner_up_agreement=agreement)
