@@ -19,6 +19,7 @@ from conftest import ROOT, TINY, run_sgre, train_words
 
 from sgre_lib import UserError, read_history, train
 from sgre_lib.base.errors import LoaderDied, Stopped
+from sgre_lib.images.dataloader import PhotoDataset
 from sgre_lib.model.attention import InterModalAttention
 from sgre_lib.model.checkpoints import read_checkpoint
 from sgre_lib.training.loop import Trainer
@@ -224,24 +225,17 @@ def test_a_restart_without_a_folder_is_refused(small_mini, monkeypatch):
 
 
 def test_a_killed_image_loader_is_one_line(small_mini, tmp_path, monkeypatch):
-    class KillsItsLoader(Trainer):
-        def step(self, *arguments):
-            if self.steps_done == 1:
-                for worker in self.loaders.train._iterator._workers:
-                    os.kill(worker.pid, signal.SIGKILL)
-            return super().step(*arguments)
+    """It dies while it makes an image: killed as it holds a lock of the loader's, it would leave the trainer waiting."""
+    make_image, trainer = PhotoDataset.__getitem__, os.getpid()
 
-    monkeypatch.setattr("sgre_lib.training.train.Trainer", KillsItsLoader)
-    monkeypatch.setattr("sgre_lib.images.dataloader.DataLoader", SlowLoader)
+    def die_in_the_second_epoch(self, key):
+        if os.getpid() != trainer and isinstance(key, tuple) and key[0] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make_image(self, key)
+
+    monkeypatch.setattr(PhotoDataset, "__getitem__", die_in_the_second_epoch)
     with pytest.raises(LoaderDied, match="image loading process was killed"):
         train(**options(small_mini, exp_dir=str(tmp_path / "exp"), num_workers=1), progress=False)
-
-
-class SlowLoader(torch.utils.data.DataLoader):
-    """A loader that is not ahead of the trainer."""
-
-    def __init__(self, *arguments, **more):
-        super().__init__(*arguments, **{**more, "prefetch_factor": 1} if more.get("num_workers") else more)
 
 
 # --- How it is computed --------------------------------------------------------------------------------------------
