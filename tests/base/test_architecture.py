@@ -1,4 +1,4 @@
-"""Protects the house: packages import one way, in the order of the architecture page, with no circle inside one."""
+"""Protects the house: packages import one way, in the order of the architecture page, and rooms stay small."""
 
 from __future__ import annotations
 
@@ -68,6 +68,19 @@ def test_imports_go_one_way(path):
 def test_no_circle_inside_a_package():
     graph = {module_name(path): imports_of(path) - {module_name(path)} for path in MODULES if path.stem != "__init__"}
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_a_room_can_be_surveyed():
+    """At most 13 entries in the package, 12 modules in a folder, 400 lines in a module and 60 in a function."""
+    assert len(documented_order()) <= 13
+    for folder in {path.parent for path in MODULES} - {LIBRARY}:
+        assert len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= 12, folder
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
 def test_importing_the_package_is_light():
