@@ -68,6 +68,8 @@ def _chunks(patches: Tensor, labels: Tensor) -> list[tuple[int, int, int]]:
     return [(b, i, min(i + step, count)) for b in range(len(patches)) for i in range(0, count, step)]
 
 
+# Two operators that torch.compile takes as they are. Left to itself it writes the chunks' loop out whole or, given the
+# formula without chunks, makes the (B, L, P, A) tensor twice in the backward pass.
 @torch.library.custom_op("sgre::bilinear_scores", mutates_args=())
 def _scores_in_chunks(patches: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     scores = patches.new_empty(len(patches), len(labels), patches.shape[1])
